@@ -1,0 +1,59 @@
+# make quickstart | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
+PYTHON ?= python3
+GPU ?=
+PADDLE_GPU = paddlepaddle-gpu==3.3.1 -i https://www.paddlepaddle.org.cn/packages/stable/$(GPU)/
+JOBS ?= 2
+BIN := .venv/bin
+RUN := output/quickstart
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test check clean
+
+help:
+	@echo "make quickstart   train, evaluate and draw on synthetic people, in minutes on a CPU"
+	@echo "make test         run every test"
+	@echo "make check        lint, formatting, types"
+	@echo "make install      only make .venv; GPU=cu126 takes Paddle's GPU build for CUDA 12.6"
+	@echo "make clean        remove .venv, output and the synthetic data set"
+
+install: .venv/installed
+
+.venv/installed: requirements.txt requirements-nodeps.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "ppose needs Python 3.10 or newer; found $$($(PYTHON) --version)." \
+		"Name another: make install PYTHON=python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "installing into .venv; the packages are about 400 MB"
+	@$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
+	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt -e .
+	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.txt
+ifneq ($(GPU),)
+	@$(BIN)/python -m pip uninstall --quiet --yes paddlepaddle
+	@$(BIN)/python -m pip install --quiet $(PADDLE_GPU)
+endif
+	@touch $@
+
+quickstart: install
+	$(BIN)/python tools/make_synthetic.py --output dataset/synthetic
+	$(BIN)/python tools/train.py -c configs/quickstart.yml
+	$(BIN)/python tools/eval.py -c configs/quickstart.yml \
+		-o weights=$(RUN)/best.safetensors --json $(RUN)/scores.json
+	$(BIN)/python tools/infer.py -c configs/quickstart.yml -o weights=$(RUN)/best.safetensors \
+		--infer_img=dataset/test_image --bbox_file=dataset/test_image/boxes.json
+	@echo
+	@echo "data      dataset/synthetic"
+	@echo "weights   $(RUN)/best.safetensors"
+	@echo "scores    $(RUN)/scores.json"
+	@echo "pictures  $(RUN)/infer"
+	@echo "curves    $(BIN)/visualdl --logdir $(RUN)/vdl"
+
+test: install
+	$(BIN)/python -m pytest -n $(JOBS)
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv output dataset/synthetic build *.egg-info .pytest_cache .ruff_cache .mypy_cache
