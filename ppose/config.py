@@ -1,0 +1,198 @@
+"""YAML configs: `_base_`, `-o key=value` overrides, `${a.b.c}` references, a checked result.
+
+Order: bases are merged, then overrides are set, then references are resolved, so that every use
+of an overridden value follows. The result is a plain dict and itself a valid config.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ppose.registry import ConfigError, nearest
+
+_REFERENCE = re.compile(r"\$\{([^${}]+)\}")
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML (no tags that build objects) that reads 5e-4 as a float and refuses a key twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        for i, key in enumerate(keys):
+            if key in keys[:i]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key '{key}' stands twice", node.value[i][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+0123456789."),
+)
+
+
+def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
+    """Reads a config file with its bases and overrides.
+
+    Args:
+        path: YAML file. Its `_base_` is one path or a list of paths, relative to the file.
+            `${here}` stands for the folder of the file in which it is written.
+        overrides: "key=value" texts; `a.b.0.c` reaches into dicts and lists, values are YAML.
+
+    Returns:
+        Plain dict with every reference resolved; `name` is the file's unless it is given.
+
+    Raises:
+        FileNotFoundError: the file or one of its bases is missing.
+        ConfigError: not YAML, a circle of bases or references, an override that reaches nothing.
+    """
+    config = _read(Path(path), ())
+    config = {"name": Path(path).stem} | config
+    for override in overrides:
+        _override(config, override)
+    return _resolve(config, config, ())
+
+
+def dump_config(config: dict[str, Any]) -> str:
+    """The config as YAML; `load_config` reads the same dict from it."""
+    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Short lists of plain values stay on one line."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: Any = None) -> yaml.Node:
+        flat = not any(isinstance(v, dict | list) for v in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=flat)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
+    path = path.resolve()
+    if path in parents:
+        circle = " → ".join(p.name for p in (*parents, path))
+        raise ConfigError(f"{path}: _base_ goes in a circle: {circle}")
+    if not path.is_file():
+        raise FileNotFoundError(_missing(path, parents))
+    try:
+        node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if node is None:
+        node = {}
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
+    node = _localise(node, str(path.parent))
+    bases = node.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    for base in [bases] if isinstance(bases, str) else bases:
+        merged = _merge(merged, _read(path.parent / base, (*parents, path)))
+    return _merge(merged, node)
+
+
+def _missing(path: Path, parents: tuple[Path, ...]) -> str:
+    siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    named_by = f" (a _base_ of {parents[-1]})" if parents else ""
+    hint = nearest(path.name, sorted(siblings)) if siblings else ""
+    return f"there is no config file {path}{named_by}{hint}"
+
+
+def _localise(node: Any, folder: str) -> Any:
+    if isinstance(node, dict):
+        return {k: _localise(v, folder) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_localise(v, folder) for v in node]
+    return node.replace("${here}", folder) if isinstance(node, str) else node
+
+
+def _merge(base: Any, over: Any) -> Any:
+    """Dicts merge, lists and values replace, another `type` replaces the whole node."""
+    if not (isinstance(base, dict) and isinstance(over, dict)):
+        return over
+    if "type" in over and over["type"] != base.get("type", over["type"]):
+        return over
+    return base | {k: _merge(base[k], v) if k in base else v for k, v in over.items()}
+
+
+def _override(config: dict[str, Any], text: str) -> None:
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(
+            f"-o {text}: expected key=value, e.g. epochs=1 or model.backbone.width=48"
+        )
+    try:
+        value = yaml.load(raw, _Loader)
+    except yaml.YAMLError:
+        value = raw
+    node: Any = config
+    parts = key.split(".")
+    for depth, part in enumerate(parts[:-1]):
+        child = _child(node, part, text, parts[:depth])
+        if isinstance(child, str) and _REFERENCE.fullmatch(child):
+            child = _resolve(child, config, ())
+        if child is None:
+            child = {}
+        _set(node, part, child)
+        node = child
+    _child(node, parts[-1], text, parts[:-1], new=True)
+    current = node.get(parts[-1]) if isinstance(node, dict) else node[int(parts[-1])]
+    if parts[-1] == "type" and current != value:
+        node.clear()
+    _set(node, parts[-1], _merge(current, value) if isinstance(value, dict) else value)
+
+
+def _set(node: Any, part: str, value: Any) -> None:
+    node[int(part) if isinstance(node, list) else part] = value
+
+
+def _child(node: Any, part: str, text: str, above: list[str], new: bool = False) -> Any:
+    """What `part` names in a dict or list; unknown last keys are left to the schema check."""
+    place = ".".join(above) or "the config"
+    if isinstance(node, dict):
+        if part in node or new:
+            return node.get(part)
+        raise ConfigError(f"-o {text}: {place} has no key '{part}'{nearest(part, list(node))}")
+    if isinstance(node, list):
+        if part.isdigit() and int(part) < len(node):
+            return node[int(part)]
+        raise ConfigError(f"-o {text}: {place} is a list of {len(node)}, found the place '{part}'")
+    raise ConfigError(f"-o {text}: {place} is the value {node!r}, it has no keys")
+
+
+def _resolve(node: Any, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
+    if isinstance(node, dict):
+        return {k: _resolve(v, config, open_keys) for k, v in node.items()}
+    if isinstance(node, list):
+        return [_resolve(v, config, open_keys) for v in node]
+    if not isinstance(node, str):
+        return node
+    whole = _REFERENCE.fullmatch(node)
+    if whole:
+        return _look_up(whole[1], config, open_keys)
+    return _REFERENCE.sub(lambda m: str(_look_up(m[1], config, open_keys)), node)
+
+
+def _look_up(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
+    if key in open_keys:
+        raise ConfigError(f"${{{key}}}: goes in a circle: {' → '.join((*open_keys, key))}")
+    value: Any = config
+    for part in key.split("."):
+        if isinstance(value, str):
+            value = _resolve(value, config, (*open_keys, key))
+        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
+            value = value[int(part)]
+        elif isinstance(value, dict) and part in value:
+            value = value[part]
+        else:
+            hint = nearest(part, list(value)) if isinstance(value, dict) else ""
+            raise ConfigError(f"${{{key}}}: the config has no '{part}' there{hint}")
+    return _resolve(value, config, (*open_keys, key))

@@ -1,0 +1,226 @@
+"""Name → class, and `build`: turns a config node with a `type:` into an object.
+
+The constructor's type hints are the schema. `check` reads a node against them without making
+anything; `build` checks, then makes the objects from the inside out. The table holds classes
+only, never configuration.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from collections.abc import Sequence
+from difflib import get_close_matches
+from functools import cache
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from ppose.errors import PposeError
+
+T = TypeVar("T")
+
+_CLASSES: dict[str, type] = {}
+
+
+class ConfigError(PposeError, ValueError):
+    """A config that cannot be built; the message starts with the place of the fault."""
+
+
+def register(cls: type[T]) -> type[T]:
+    """Class decorator: makes `cls` available to configs as `type: <its name>`."""
+    if _CLASSES.get(cls.__name__, cls) is not cls:
+        raise ValueError(f"two registered classes are named '{cls.__name__}'")
+    if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
+        raise TypeError(f"{cls.__name__} takes **kwargs: its arguments cannot be checked")
+    _CLASSES[cls.__name__] = cls
+    return cls
+
+
+def registered(base: type = object) -> dict[str, type]:
+    """All registered classes that derive from `base`, by name."""
+    return {name: cls for name, cls in sorted(_CLASSES.items()) if issubclass(cls, base)}
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """The tail of an error about an unknown word: the nearest known one, or all of them."""
+    close = get_close_matches(word, known, 1)
+    return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def build(node: Any, expected: Any = object, path: str = "") -> Any:
+    """The object that a config node describes.
+
+    Args:
+        node: a dict with `type:`, a list of nodes, or a plain value.
+        expected: type hint that the result has to meet, e.g. `Backbone` or `list[Transform]`.
+        path: dotted place of the node, for messages.
+
+    Raises:
+        ConfigError: what `check` raises, or what a constructor refuses (with its place).
+    """
+    check(node, expected, path)
+    return _make(node, expected, path)
+
+
+def check(node: Any, expected: Any = object, path: str = "") -> None:
+    """Reads a node against a type hint without making objects; raises ConfigError."""
+    expected = _without_none(expected) if node is not None else expected
+    if isinstance(node, dict) and ("type" in node or _is_schema(expected)):
+        _check_class(node, expected, path)
+    elif _is_schema(expected):
+        _check_name(node, expected, path)
+    elif get_origin(expected) in (list, tuple, Sequence):
+        _check_items(node, expected, path)
+    elif not _accepts(node, expected):
+        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+    elif isinstance(node, dict | list):
+        _check_children(node, expected, path)
+
+
+def _check_children(node: dict | list, expected: Any, path: str) -> None:
+    """Nodes in a free dict or list still have to be right, whatever holds them."""
+    hint = get_args(expected)[1] if get_origin(expected) is dict else object
+    for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+        check(child, hint, _join(path, key))
+
+
+def _check_items(node: Any, expected: Any, path: str) -> None:
+    if not isinstance(node, list | tuple):
+        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+    hints = get_args(expected)
+    fixed = get_origin(expected) is tuple and Ellipsis not in hints
+    if fixed and len(hints) != len(node):
+        raise ConfigError(f"{path}: expected {len(hints)} values, found {len(node)}: {node}")
+    for i, child in enumerate(node):
+        check(child, hints[i] if fixed else hints[0], _join(path, i))
+
+
+def _check_class(node: dict, expected: Any, path: str) -> None:
+    cls = _class_of(node, expected, path)
+    parameters = _parameters(cls)
+    for key, value in node.items():
+        if key == "type":
+            continue
+        if key not in parameters:
+            raise ConfigError(
+                f"{_join(path, key)}: {cls.__name__} has no argument '{key}'"
+                + nearest(str(key), list(parameters))
+            )
+        check(value, parameters[key][0], _join(path, key))
+    missing = [k for k, (_, required) in parameters.items() if required and k not in node]
+    if missing:
+        raise ConfigError(f"{path or cls.__name__}: {cls.__name__} needs '{missing[0]}'")
+
+
+def _check_name(node: Any, expected: type, path: str) -> None:
+    """A plain string where an object is expected: the name of one that ships."""
+    if not (isinstance(node, str) and hasattr(expected, "named")):
+        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+    try:
+        expected.named(node)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+
+
+def _make(node: Any, expected: Any, path: str) -> Any:
+    expected = _without_none(expected) if node is not None else expected
+    if isinstance(node, dict) and ("type" in node or _is_schema(expected)):
+        cls = _class_of(node, expected, path)
+        hints = _parameters(cls)
+        arguments = {
+            k: _make(v, hints[k][0], _join(path, k)) for k, v in node.items() if k != "type"
+        }
+        try:
+            return cls(**arguments)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{path or cls.__name__}: {error}") from error
+    if _is_schema(expected):
+        return expected.named(node)
+    if isinstance(node, dict):
+        return {k: _make(v, object, _join(path, k)) for k, v in node.items()}
+    if isinstance(node, list | tuple):
+        hints = get_args(expected)
+        fixed = get_origin(expected) is tuple and Ellipsis not in hints
+        made = [
+            _make(v, hints[i] if fixed else hints[0] if hints else object, _join(path, i))
+            for i, v in enumerate(node)
+        ]
+        return tuple(made) if get_origin(expected) is tuple else made
+    return float(node) if expected is float else node
+
+
+def _class_of(node: dict, expected: Any, path: str) -> type:
+    base = expected if inspect.isclass(expected) else object
+    name = node.get("type")
+    if name is None:
+        if base.__name__ in _CLASSES and registered(base).keys() != {base.__name__}:
+            raise ConfigError(f"{path}: needs a 'type': one of {', '.join(registered(base))}")
+        return base
+    if name not in _CLASSES:
+        raise ConfigError(
+            f"{_join(path, 'type')}: nothing is registered as '{name}'"
+            + nearest(str(name), list(registered(base)))
+        )
+    if not issubclass(_CLASSES[name], base):
+        raise ConfigError(
+            f"{_join(path, 'type')}: '{name}' is not a {base.__name__}"
+            + nearest(name, list(registered(base)))
+        )
+    return _CLASSES[name]
+
+
+@cache
+def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
+    """Argument → (type hint, whether it must be given)."""
+    hints = get_type_hints(cls.__init__)
+    return {
+        name: (hints.get(name, object), p.default is p.empty)
+        for name, p in inspect.signature(cls).parameters.items()
+    }
+
+
+def _is_schema(hint: Any) -> bool:
+    """Whether a hint is a class of ours, so that a dict stands for its arguments."""
+    return inspect.isclass(hint) and hint.__module__.split(".")[0] not in ("builtins", "typing")
+
+
+def _without_none(hint: Any) -> Any:
+    if get_origin(hint) in (Union, types.UnionType):
+        rest = [h for h in get_args(hint) if h is not type(None)]
+        return rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007
+    return hint
+
+
+def _accepts(value: Any, hint: Any) -> bool:
+    if hint in (object, Any):
+        return True
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_accepts(value, h) for h in get_args(hint))
+    if origin is Literal:
+        return value in get_args(hint)
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list | tuple)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, origin or hint)
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(repr(v) for v in get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return " or ".join(_describe(h) for h in get_args(hint))
+    if get_origin(hint):
+        return str(hint).replace("typing.", "")
+    return getattr(hint, "__name__", str(hint)).replace("NoneType", "null")
+
+
+def _found(value: Any) -> str:
+    return "null" if value is None else f"{type(value).__name__} {value!r}"
+
+
+def _join(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,105 @@
+"""Nodes become objects; wrong nodes become errors that teach."""
+
+from typing import Literal
+
+import pytest
+
+from ppose.registry import ConfigError, build, check, register, registered
+
+
+class Animal:
+    pass
+
+
+@register
+class Mouse(Animal):
+    def __init__(self, width: int = 3, mode: Literal["slow", "fast"] = "slow", lr: float = 1.0):
+        if width > 99:
+            raise ValueError("too wide")
+        self.width, self.mode, self.lr = width, mode, lr
+
+
+@register
+class Cage:
+    def __init__(
+        self, animal: Animal, size_wh: tuple[int, int], others: list[Animal] | None = None
+    ):
+        self.animal, self.size_wh, self.others = animal, size_wh, others
+
+
+MOUSE = {"type": "Mouse"}
+
+
+def test_builds_from_the_inside_out():
+    cage = build(
+        {"type": "Cage", "animal": MOUSE | {"lr": 1}, "size_wh": [1, 2], "others": [MOUSE, MOUSE]}
+    )
+    assert isinstance(cage.animal, Mouse)
+    assert isinstance(cage.animal.lr, float)
+    assert cage.size_wh == (1, 2)
+    assert [type(other) for other in cage.others] == [Mouse, Mouse]
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        (
+            MOUSE | {"widht": 1},
+            "x.animal.widht: Mouse has no argument 'widht'; did you mean 'width'?",
+        ),
+        (MOUSE | {"width": "a"}, "x.animal.width: expected int, found str 'a'"),
+        (MOUSE | {"width": True}, "x.animal.width: expected int, found bool True"),
+        (MOUSE | {"width": None}, "x.animal.width: expected int, found null"),
+        (
+            MOUSE | {"mode": "fats"},
+            "x.animal.mode: expected one of 'slow', 'fast', found str 'fats'",
+        ),
+        (MOUSE | {"width": 100}, "x.animal: too wide"),
+        ({"type": "Mous"}, "x.animal.type: nothing is registered as 'Mous'; did you mean 'Mouse'?"),
+        ({"type": "Cage"}, "x.animal.type: 'Cage' is not a Animal"),
+        (5, "x.animal: expected Animal, found int 5"),
+        (None, "x.animal: expected Animal, found null"),
+    ],
+)
+def test_wrong_nodes_say_where_and_what(node, message):
+    with pytest.raises(ConfigError, match="^" + message.replace("?", r"\?")):
+        build({"type": "Cage", "animal": node, "size_wh": [1, 2]}, path="x")
+
+
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ([1], "size_wh: expected 2 values, found 1"),
+        (7, "size_wh: expected .*, found int 7"),
+        ([1, "b"], "size_wh.1: expected int, found str 'b'"),
+    ],
+)
+def test_sequences_are_checked_item_by_item(size, message):
+    with pytest.raises(ConfigError, match=message):
+        check({"type": "Cage", "animal": MOUSE, "size_wh": size})
+
+
+def test_a_needed_argument_that_is_missing_is_named():
+    with pytest.raises(ConfigError, match="model: Cage needs 'animal'"):
+        check({"type": "Cage", "size_wh": [1, 2]}, path="model")
+
+
+def test_check_makes_nothing():
+    """What only a constructor can refuse passes."""
+    check({"type": "Mouse", "width": 100})
+
+
+def test_two_classes_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="named 'Mouse'"):
+        register(type("Mouse", (), {}))
+
+
+def test_free_arguments_are_refused():
+    def __init__(self, **rest): ...
+
+    with pytest.raises(TypeError, match="cannot be checked"):
+        register(type("Loose", (), {"__init__": __init__}))
+
+
+def test_registered_lists_by_base():
+    assert set(registered(Animal)) == {"Mouse"}
