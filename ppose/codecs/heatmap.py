@@ -1,0 +1,203 @@
+"""Heat maps of keypoints: `encode` makes the targets, `decode` reads the network's maps.
+
+This is the one place that knows how stride and half-pixels enter.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from ppose.registry import register
+from ppose.skeleton import Skeleton
+
+# Target → (is the peak rounded to a cell, is the Gaussian cut at 3 sigma)
+_TARGETS = {"msra": (True, True), "dark": (False, False), "udp": (False, True)}
+
+
+@register
+class Heatmap:
+    """One map for each joint, a Gaussian of height 1 around it.
+
+    Args:
+        skeleton: joints, in the order of the channels.
+        size_wh: width and height of the network's input in pixels.
+        stride: input pixels for each cell of the map.
+        sigma: of the Gaussian, in cells.
+        target: "msra" puts the peak at the nearest cell (Simple Baselines, HRNet), "dark" at its
+            exact place (Zhang et al., CVPR 2020), "udp" too, cut at 3 sigma (Huang et al., 2020).
+        refine: how a peak becomes a place: "argmax" takes the cell, "quarter" moves a quarter
+            towards the higher neighbour (HRNet), "dark" takes a Newton step on the logarithm of
+            the blurred map (DARK).
+        blur: width in cells of DARK's Gaussian kernel, odd; 3 as in PaddleDetection.
+        alignment: where cell i lies in the input. "classic": stride·i. "udp": the outermost
+            cells lie on the outermost pixels. "tinypose": i·(size−1)/cells, as PP-TinyPose is
+            read, which crops with UDP and goes back without it.
+        shift_flip: flip test moves the mirrored maps by one cell to the right, which makes up
+            for most of the classic alignment's lack of symmetry.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        size_wh: tuple[int, int],
+        stride: int = 4,
+        sigma: float = 2.0,
+        target: Literal["msra", "dark", "udp"] = "msra",
+        refine: Literal["argmax", "quarter", "dark"] = "quarter",
+        blur: int = 3,
+        alignment: Literal["classic", "udp", "tinypose"] = "classic",
+        shift_flip: bool = True,
+    ):
+        if any(side % stride for side in size_wh):
+            raise ValueError(f"input size {size_wh} is not a multiple of the stride {stride}")
+        if sigma <= 0:
+            raise ValueError(f"sigma has to be above 0, found {sigma}")
+        if blur < 1 or blur % 2 == 0:
+            raise ValueError(f"blur is the width of a kernel: odd, at least 1; found {blur}")
+        self.skeleton = skeleton
+        self.size_wh = size_wh
+        self.cells_wh = (size_wh[0] // stride, size_wh[1] // stride)
+        self.sigma = sigma
+        self.target = target
+        self.refine = refine
+        self.blur = blur
+        self.alignment = alignment
+        self.shift_flip = shift_flip
+        self.cell_size = self._cell_size()
+
+    def _cell_size(self) -> np.ndarray:
+        """(2,) input pixels between neighbouring cells."""
+        size, cells = np.array(self.size_wh, np.float64), np.array(self.cells_wh, np.float64)
+        return {
+            "classic": size / cells,
+            "udp": (size - 1) / np.maximum(cells - 1, 1),
+            "tinypose": (size - 1) / cells,
+        }[self.alignment]
+
+    def encode(self, keypoints: np.ndarray) -> dict[str, np.ndarray]:
+        """Training targets of one person.
+
+        Args:
+            keypoints: (K, 3) x, y in pixels of the input and visibility.
+
+        Returns:
+            target: (K, h, w) float32 in 0..1. weight: (K,) float32, 0 for joints that are
+            unlabelled or so far outside that no part of their Gaussian's 3 sigma is inside.
+        """
+        rounded, cut = _TARGETS[self.target]
+        centre = keypoints[:, :2] / self.cell_size
+        cell = np.floor(centre + 0.5)
+        # DARK as published tests the truncated corners of the window, the others the rounded cell
+        reach = 3 * self.sigma
+        low, high = (np.trunc(centre - reach), np.trunc(centre + reach + 1)) if not cut else (
+            np.trunc(cell - reach), np.trunc(cell + reach + 1))  # fmt: skip
+        inside = ((low < self.cells_wh) & (high >= 0)).all(-1)
+        weight = ((keypoints[:, 2] > 0) & inside).astype(np.float32)
+
+        peak = cell if rounded else centre
+        profiles = []
+        for axis, cells in enumerate(self.cells_wh):
+            place = np.arange(cells)
+            profile = np.exp(-((place - peak[:, axis, None]) ** 2) / (2 * self.sigma**2))
+            if cut:
+                profile *= np.abs(place - cell[:, axis, None]) <= reach
+            profiles.append(profile.astype(np.float32))
+        across, down = profiles
+        target = (down * weight[:, None])[:, :, None] * across[:, None, :]
+        return {"target": target, "weight": weight}
+
+    def decode(self, maps: np.ndarray) -> np.ndarray:
+        """Reads the place and the score of every joint.
+
+        Args:
+            maps: (N, K, h, w) float32, as the network gives them.
+
+        Returns:
+            (N, K, 3) float32 x, y in pixels of the input and the height of the peak in 0..1.
+        """
+        cells, score = self.peaks(maps)
+        place = cells * self.cell_size
+        return np.concatenate([place, np.clip(score, 0, 1)[..., None]], -1).astype(np.float32)
+
+    def peaks(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(N, K, 2) x, y of the refined peaks in cells, and (N, K) their heights."""
+        count, joints, height, width = maps.shape
+        if joints != len(self.skeleton):
+            raise ValueError(
+                f"expected maps of {len(self.skeleton)} joints ({self.skeleton.name}), "
+                f"found {joints}"
+            )
+        flat = np.ascontiguousarray(maps).reshape(count * joints, height * width)
+        top = flat.argmax(1)
+        score = flat[np.arange(len(flat)), top]
+        cell = np.stack([top % width, top // width], -1)
+        cell[score <= 0] = 0
+        planes = flat.reshape(-1, height, width)
+        offset = {"argmax": _no_offset, "quarter": _quarter, "dark": self._dark}[self.refine]
+        place = cell + offset(planes, cell)
+        return place.reshape(count, joints, 2), score.reshape(count, joints)
+
+    def _dark(self, planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """(M, 2) Newton steps; peaks within two cells of the border stay where they are."""
+        height, width = planes.shape[1:]
+        border = (cell <= 1) | (cell >= np.array([width - 2, height - 2]))
+        patch = _patches(planes, cell, 2 + self.blur // 2)
+        patch = _blurred(patch, self.blur)
+        # The blurred map is published as scaled to the old height; the log turns that into a
+        # constant, which the derivatives do not see.
+        log = np.log(np.maximum(patch, 1e-10))
+        dx = (log[:, 2, 3] - log[:, 2, 1]) / 2
+        dy = (log[:, 3, 2] - log[:, 1, 2]) / 2
+        dxx = (log[:, 2, 4] - 2 * log[:, 2, 2] + log[:, 2, 0]) / 4
+        dyy = (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4
+        dxy = (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4
+        determinant = dxx * dyy - dxy**2
+        flat = (determinant == 0) | border.any(-1)
+        determinant = np.where(flat, 1, determinant)
+        step = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / determinant[:, None]
+        return np.where(flat[:, None], 0, step)
+
+    def unflip(self, maps: np.ndarray) -> np.ndarray:
+        """(N, K, h, w) maps of a mirrored input, as maps of the input itself."""
+        back = maps[:, self.skeleton.mirror_index, :, ::-1]
+        if not self.shift_flip:
+            return back
+        return np.concatenate([back[..., :1], back[..., :-1]], -1)
+
+
+def _no_offset(planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    return np.zeros(cell.shape, np.float64)
+
+
+def _quarter(planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(M, 2) a quarter towards the higher neighbour; peaks in the outer two cells stay."""
+    height, width = planes.shape[1:]
+    border = (cell <= 1) | (cell >= np.array([width - 1, height - 1]))
+    patch = _patches(planes, cell, 1)
+    slope = np.stack([patch[:, 1, 2] - patch[:, 1, 0], patch[:, 2, 1] - patch[:, 0, 1]], -1)
+    return np.where(border.any(-1, keepdims=True), 0, 0.25 * np.sign(slope))
+
+
+def _patches(planes: np.ndarray, cell: np.ndarray, radius: int) -> np.ndarray:
+    """(M, 2r+1, 2r+1) float64 neighbourhood of one cell in each plane, 0 outside the map."""
+    count, height, width = planes.shape
+    around = np.arange(-radius, radius + 1)
+    x, y = cell[:, :1] + around, cell[:, 1:] + around
+    inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
+    x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
+    patch = planes[np.arange(count)[:, None, None], y[:, :, None], x[:, None, :]]
+    return np.where(inside, patch, 0).astype(np.float64)
+
+
+def _blurred(patch: np.ndarray, kernel_width: int) -> np.ndarray:
+    """Gaussian blur of (M, S, S) patches, without the border that the kernel does not fill."""
+    if kernel_width == 1:
+        return patch
+    kernel = cv2.getGaussianKernel(kernel_width, 0)[:, 0]
+    for axis in (1, 2):
+        windows = np.lib.stride_tricks.sliding_window_view(patch, kernel_width, axis)
+        patch = windows @ kernel
+    return patch

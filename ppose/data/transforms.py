@@ -1,0 +1,313 @@
+"""From a picture and a box to the network's input.
+
+A transform is called as `transform(sample, rng)` and returns a new sample. The crop sets the
+matrix from image to input, random geometry multiplies it, and one `Warp` moves pixels and
+keypoints together, so that a picture is resampled once. Colours change after the warp, on the
+small input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from ppose import geometry
+from ppose.registry import register
+from ppose.skeleton import Skeleton
+from ppose.structures import Sample
+
+
+class Transform:
+    """One step of the input pipeline."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        raise NotImplementedError
+
+
+class Geometry(Transform):
+    """A random linear map about the pivot, applied with probability `p`."""
+
+    def __init__(self, p: float = 1.0):
+        if not 0 <= p <= 1:
+            raise ValueError(f"p is a probability in 0..1, found {p}")
+        self.p = p
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        """(3, 3) matrix about the origin, in pixels of the input."""
+        raise NotImplementedError
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if sample.size_wh == (0, 0):
+            raise ValueError(f"{type(self).__name__} stands before the crop; put it behind")
+        if rng.random() >= self.p:
+            return sample
+        matrix = geometry.about(self.draw(sample, rng), sample.pivot_xy)
+        return replace(sample, matrix=matrix @ sample.matrix)
+
+
+@register
+class BoxCrop(Transform):
+    """Top-down crop: the box, grown to the input's shape and padded, fills the input.
+
+    Args:
+        size_wh: width and height of the input in pixels.
+        padding: growth of the box; 1.25 as published for all networks here.
+        udp: unbiased geometry, see `geometry.pivot`.
+    """
+
+    def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
+        if min(size_wh) < 1:
+            raise ValueError(f"size_wh has to be above 0, found {size_wh}")
+        if padding <= 0:
+            raise ValueError(f"padding has to be above 0, found {padding}")
+        self.size_wh = size_wh
+        self.padding = padding
+        self.udp = udp
+
+    def matrix(self, box_xywh: np.ndarray) -> np.ndarray:
+        """(3, 3) matrix from the image to the input for one box (4,)."""
+        box = geometry.fit_box(box_xywh, self.size_wh, self.padding)
+        return geometry.box_to_input(box, self.size_wh, self.udp)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        return replace(
+            sample,
+            matrix=self.matrix(sample.box_xywh),
+            size_wh=self.size_wh,
+            pivot_xy=geometry.pivot(self.size_wh, self.udp),
+        )
+
+
+@register
+class HalfBody(Transform):
+    """Replaces the box by one around the upper or the lower body.
+
+    Stands before the crop. As in HRNet's training: the new box has the joints' mean as its
+    middle; people with few labelled joints keep theirs.
+
+    Args:
+        skeleton: says which joints are upper and lower.
+        p: probability.
+        min_joints: only people with more labelled joints than this.
+        padding: growth of the joints' extent, besides that of the crop.
+    """
+
+    def __init__(
+        self, skeleton: Skeleton, p: float = 0.3, min_joints: int = 8, padding: float = 1.2
+    ):
+        self.halves = (skeleton.upper_index, skeleton.lower_index)
+        self.p = p
+        self.min_joints = min_joints
+        self.padding = padding
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        person = sample.keypoints[0]
+        labelled = person[:, 2] > 0
+        if labelled.sum() <= self.min_joints or rng.random() >= self.p:
+            return sample
+        first = int(rng.random() < 0.5)
+        for half in (self.halves[first], self.halves[1 - first]):
+            chosen = person[half][labelled[half], :2]
+            if len(chosen) > 2 and np.ptp(chosen, axis=0).min() > 0:
+                size = np.ptp(chosen, axis=0) * self.padding
+                box = np.concatenate([chosen.mean(0) - size / 2, size])
+                return replace(sample, box_xywh=box.astype(np.float32))
+        return sample
+
+
+@register
+class RandomScale(Geometry):
+    """Scales the box by a normal factor 1 ± `spread`, cut at one `spread` (HRNet's recipe)."""
+
+    def __init__(self, spread: float, p: float = 1.0):
+        super().__init__(p)
+        if not 0 <= spread < 1:
+            raise ValueError(f"spread has to be in 0..1, found {spread}")
+        self.spread = spread
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        box_factor = 1 + self.spread * np.clip(rng.standard_normal(), -1, 1)
+        return geometry.scaling(1 / box_factor)
+
+
+@register
+class RandomRotate(Geometry):
+    """Rotates by a normal angle of `degrees`, cut at twice that (HRNet's recipe)."""
+
+    def __init__(self, degrees: float, p: float = 0.6):
+        super().__init__(p)
+        self.degrees = degrees
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        return geometry.rotation(self.degrees * np.clip(rng.standard_normal(), -2, 2))
+
+
+@register
+class RandomShift(Geometry):
+    """Moves by a uniform part of the input's width and height, up to `fraction` of each."""
+
+    def __init__(self, fraction: float, p: float = 1.0):
+        super().__init__(p)
+        self.fraction = fraction
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        shift = rng.uniform(-self.fraction, self.fraction, 2) * sample.size_wh
+        return geometry.translation(*shift)
+
+
+@register
+class RandomFlip(Geometry):
+    """Mirrors left and right; joints swap with their mirror joints by name."""
+
+    def __init__(self, skeleton: Skeleton, p: float = 0.5):
+        super().__init__(p)
+        self.mirror_index = skeleton.mirror_index
+
+    def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
+        return geometry.scaling(-1, 1)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        moved = super().__call__(sample, rng)
+        if moved is sample:
+            return sample
+        return replace(moved, keypoints=sample.keypoints[:, self.mirror_index])
+
+
+@register
+class Warp(Transform):
+    """Resamples the picture (bilinear, black border) and moves the keypoints by the matrix."""
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if sample.size_wh == (0, 0):
+            raise ValueError("Warp stands before the crop; put it behind")
+        keypoints = sample.keypoints.copy()
+        keypoints[..., :2] = geometry.transform_points(sample.matrix, keypoints[..., :2])
+        return replace(
+            sample,
+            image=warp(sample.image, sample.matrix, sample.size_wh),
+            keypoints=keypoints,
+        )
+
+
+def warp(image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) picture through a (3, 3) matrix into size_wh; bilinear, black outside."""
+    return cv2.warpAffine(image, matrix[:2], tuple(size_wh), flags=cv2.INTER_LINEAR)
+
+
+@register
+class ColorJitter(Transform):
+    """Random brightness, contrast, saturation and hue, as one affine map of RGB.
+
+    Args:
+        brightness, contrast, saturation: factors are drawn from 1 ± this.
+        hue: degrees of turn about the grey axis, drawn from 0 ± this.
+        p: probability.
+    """
+
+    _LUMA = np.array([0.299, 0.587, 0.114])
+
+    def __init__(
+        self,
+        brightness: float = 0.0,
+        contrast: float = 0.0,
+        saturation: float = 0.0,
+        hue: float = 0.0,
+        p: float = 1.0,
+    ):
+        self.spread = np.array([brightness, contrast, saturation])
+        self.hue = hue
+        self.p = p
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if rng.random() >= self.p:
+            return sample
+        brightness, contrast, saturation = 1 + self.spread * rng.uniform(-1, 1, 3)
+        turn = self._hue_turn(rng.uniform(-self.hue, self.hue))
+        grey = np.outer(np.ones(3), self._LUMA)
+        linear = brightness * (saturation * turn + (1 - saturation) * grey)
+        middle = self._LUMA @ np.array(cv2.mean(sample.image)[:3]) * brightness
+        colours = np.column_stack([contrast * linear, np.full(3, (1 - contrast) * middle)])
+        return replace(sample, image=cv2.transform(sample.image, colours))
+
+    @staticmethod
+    def _hue_turn(degrees: float) -> np.ndarray:
+        """Rotation of RGB about the grey axis (Rodrigues' formula)."""
+        axis = np.full(3, np.sqrt(1 / 3)) * np.deg2rad(degrees)
+        return cv2.Rodrigues(axis)[0]
+
+
+@register
+class InformationDropping(Transform):
+    """Blanks discs near labelled joints, so that the network learns to infer hidden ones.
+
+    Source: AID (Huang et al., 2020); the defaults are those of PP-TinyPose.
+
+    Args:
+        p: probability.
+        patches: number of discs.
+        radius: smallest and largest radius as part of the input's width.
+        offset: largest distance from the joint, as part of the input's size.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        patches: int = 1,
+        radius: tuple[float, float] = (0.1, 0.2),
+        offset: float = 0.05,
+    ):
+        self.p = p
+        self.patches = patches
+        self.radius = radius
+        self.offset = offset
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        joints = sample.keypoints[sample.keypoints[..., 2] > 0][:, :2]
+        if rng.random() >= self.p or not len(joints):
+            return sample
+        image = sample.image.copy()
+        for _ in range(self.patches):
+            shift = rng.uniform(-self.offset, self.offset, 2) * sample.size_wh
+            x, y = np.clip(joints[rng.integers(len(joints))] + shift, -1e4, 1e4)
+            radius = rng.uniform(*self.radius) * sample.size_wh[0]
+            cv2.circle(image, (round(x), round(y)), round(radius), (0, 0, 0), -1)
+        return replace(sample, image=image)
+
+
+@register
+class Normalize:
+    """uint8 RGB pictures → the network's float input.
+
+    Stands outside the pipeline of single samples: batches travel as bytes and are normalised on
+    the device.
+
+    Args:
+        mean, std: of each channel in 0..1; the defaults are ImageNet's.
+    """
+
+    def __init__(
+        self,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ):
+        self.mean = np.array(mean, np.float32) * 255
+        self.std = np.array(std, np.float32) * 255
+
+    def __call__(self, images):
+        """(N, H, W, 3) uint8 array or Paddle tensor → (N, 3, H, W) float32 Paddle tensor."""
+        import paddle
+
+        scale, offset = 1 / self.std, -self.mean / self.std
+        pixels = paddle.to_tensor(images).astype("float32")
+        normal = pixels * paddle.to_tensor(scale) + paddle.to_tensor(offset)
+        return normal.transpose([0, 3, 1, 2])
+
+
+def augmented(sample: Sample, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
+    """The sample after all transforms, in order."""
+    for transform in transforms:
+        sample = transform(sample, rng)
+    return sample

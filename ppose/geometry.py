@@ -1,0 +1,75 @@
+"""3×3 matrices between the pixels of an image and those of the network's input."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def translation(x: float, y: float) -> np.ndarray:
+    """Moves by (x, y) pixels."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def scaling(x: float, y: float | None = None) -> np.ndarray:
+    """Scales about the origin; by the same factor in y unless it is given."""
+    return np.diag([x, x if y is None else y, 1.0])
+
+
+def rotation(degrees: float) -> np.ndarray:
+    """Turns about the origin: x towards y, which is clockwise on a screen."""
+    sin, cos = np.sin(np.deg2rad(degrees)), np.cos(np.deg2rad(degrees))
+    return np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+
+
+def about(matrix: np.ndarray, pivot_xy: tuple[float, float]) -> np.ndarray:
+    """The same map, with `pivot_xy` in the place of the origin."""
+    x, y = pivot_xy
+    return translation(x, y) @ matrix @ translation(-x, -y)
+
+
+def pivot(size_wh: tuple[int, int], udp: bool) -> tuple[float, float]:
+    """Where a crop puts the middle of the box, in pixels of the input.
+
+    Classic crops measure sizes in pixels and put it at size/2 (Simple Baselines, HRNet); UDP
+    measures in steps between pixel centres and puts it at (size−1)/2 (Huang et al., CVPR 2020).
+    """
+    width, height = size_wh
+    return ((width - 1) / 2, (height - 1) / 2) if udp else (width / 2, height / 2)
+
+
+def box_to_input(box_xywh: np.ndarray, size_wh: tuple[int, int], udp: bool = False) -> np.ndarray:
+    """(3, 3) matrix that puts a box of the input's shape onto the whole input.
+
+    Args:
+        box_xywh: (4,) box in pixels of the image, already padded to the input's shape.
+        size_wh: width and height of the input.
+        udp: unbiased crop, see `pivot`.
+    """
+    x, y, width, height = (float(v) for v in box_xywh)
+    steps = np.subtract(size_wh, 1) if udp else np.asarray(size_wh)
+    scale = scaling(steps[0] / width, steps[1] / height)
+    return translation(*pivot(size_wh, udp)) @ scale @ translation(-x - width / 2, -y - height / 2)
+
+
+def fit_box(box_xywh: np.ndarray, size_wh: tuple[int, int], padding: float) -> np.ndarray:
+    """(..., 4) boxes grown about their middle to the shape of `size_wh`, then by `padding`."""
+    box = np.asarray(box_xywh, np.float64)
+    aspect = size_wh[0] / size_wh[1]
+    width = np.maximum(box[..., 2], box[..., 3] * aspect) * padding
+    size = np.stack([width, width / aspect], -1)
+    middle = box[..., :2] + box[..., 2:] / 2
+    return np.concatenate([middle - size / 2, size], -1)
+
+
+def transform_points(matrix: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
+    """(..., 2) points through an affine (3, 3) matrix or a stack of them.
+
+    A stack of shape (N, 3, 3) goes with points (N, ..., 2). Keeps the dtype of floating points.
+    """
+    matrix = np.asarray(matrix)
+    linear, offset = matrix[..., :2, :2], matrix[..., :2, 2]
+    if matrix.ndim == 3:
+        extra = (1,) * (points_xy.ndim - 2)
+        moved = np.einsum("nij,n...j->n...i", linear, points_xy)
+        return (moved + offset.reshape(-1, *extra, 2)).astype(points_xy.dtype)
+    return (points_xy @ linear.T + offset).astype(points_xy.dtype)

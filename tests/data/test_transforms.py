@@ -1,0 +1,219 @@
+"""Pixels and keypoints move together; every random choice does something and repeats."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppose import geometry
+from ppose.data.transforms import (
+    BoxCrop,
+    ColorJitter,
+    HalfBody,
+    InformationDropping,
+    Normalize,
+    RandomFlip,
+    RandomRotate,
+    RandomScale,
+    RandomShift,
+    Transform,
+    Warp,
+    augmented,
+)
+from ppose.registry import registered
+from ppose.skeleton import COCO17
+from ppose.structures import Sample
+
+SIZE = (96, 128)
+SPOT = 9
+
+
+def spotted(seed=0, size_wh=(320, 240)):
+    """A black picture with one bright disc for each joint, which lies on its middle."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[: size_wh[1], : size_wh[0]]
+    cells = rng.permutation(20)[:17]
+    spots = np.stack([70 + 45 * (cells % 5), 40 + 45 * (cells // 5)], -1) + rng.uniform(-4, 4, (17, 2))
+    image = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    for x, y in spots:
+        image[(xx - x) ** 2 + (yy - y) ** 2 < SPOT**2] = 255
+    keypoints = np.column_stack([spots, np.full(17, 2)]).astype(np.float32)[None]
+    return Sample(image, np.array([60, 20, 200, 200], np.float32), keypoints)
+
+
+GEOMETRY = [
+    RandomScale(0.3),
+    RandomRotate(40, p=1.0),
+    RandomShift(0.1),
+    RandomFlip(COCO17, p=1.0),
+]
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(0, 10**6),
+    st.lists(st.sampled_from(GEOMETRY), max_size=4),
+    st.booleans(),
+    st.booleans(),
+)
+def test_a_lit_spot_lands_on_its_keypoint(seed, steps, udp, half_body):
+    before = [HalfBody(COCO17, p=1.0)] if half_body else []
+    pipeline = [*before, BoxCrop((192, 256), udp=udp), *steps, Warp()]
+    sample = augmented(spotted(seed), pipeline, np.random.default_rng(seed))
+    scale = np.sqrt(abs(np.linalg.det(sample.matrix[:2, :2])))
+    yy, xx = np.mgrid[:256, :192]
+    for x, y, _ in sample.keypoints[0]:
+        radius = SPOT * scale
+        if not (radius + 2 < x < 190 - radius and radius + 2 < y < 254 - radius):
+            continue
+        near = (xx - x) ** 2 + (yy - y) ** 2 < (1.6 * radius) ** 2
+        light = sample.image[..., 0] * near
+        found = [(light * xx).sum() / light.sum(), (light * yy).sum() / light.sum()]
+        assert np.abs(np.subtract(found, (x, y))).max() < 0.6
+
+
+def test_flip_swaps_joints_by_name():
+    sample = spotted()
+    pipeline = [BoxCrop(SIZE), RandomFlip(COCO17, p=1.0), Warp()]
+    flipped = augmented(sample, pipeline, np.random.default_rng(0)).keypoints[0]
+    straight = augmented(sample, [BoxCrop(SIZE), Warp()], np.random.default_rng(0)).keypoints[0]
+    left, right = COCO17.index("left_wrist"), COCO17.index("right_wrist")
+    assert flipped[left, 0] == pytest.approx(SIZE[0] - straight[right, 0], abs=1e-3)
+    assert flipped[left, 1] == pytest.approx(straight[right, 1], abs=1e-3)
+
+
+@pytest.mark.parametrize("step", GEOMETRY, ids=lambda step: type(step).__name__)
+def test_random_geometry_moves_the_matrix_and_only_that(step):
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    moved = step(sample, np.random.default_rng(0))
+    assert not np.allclose(moved.matrix, sample.matrix)
+    assert moved.image is sample.image
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: RandomScale(0.3, p=p),
+        lambda p: RandomRotate(40, p=p),
+        lambda p: RandomShift(0.1, p=p),
+        lambda p: RandomFlip(COCO17, p=p),
+        lambda p: HalfBody(COCO17, p=p),
+        lambda p: ColorJitter(0.3, 0.3, 0.3, 20, p=p),
+        lambda p: InformationDropping(p=p),
+    ],
+)
+def test_p_is_how_often(make):
+    def changes(p):
+        step = make(p)
+        before = [] if isinstance(step, HalfBody) else [BoxCrop(SIZE)]
+        start = augmented(spotted(), before, np.random.default_rng(0))
+        return [step(start, np.random.default_rng(i)) is not start for i in range(60)]
+
+    assert not any(changes(0.0))
+    assert all(changes(1.0))
+    assert 10 < sum(changes(0.5)) < 50
+
+
+def test_the_same_draws_give_the_same_sample():
+    pipeline = [HalfBody(COCO17), BoxCrop(SIZE), *GEOMETRY, Warp(), ColorJitter(0.5, 0.5, 0.5, 30)]
+    one, two = (augmented(spotted(), pipeline, np.random.default_rng(5)) for _ in range(2))
+    assert np.array_equal(one.image, two.image)
+    assert np.array_equal(one.keypoints, two.keypoints)
+
+
+def test_random_scale_and_rotation_stay_in_the_published_ranges():
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    base = np.sqrt(np.linalg.det(sample.matrix[:2, :2]))
+    scales, angles = [], []
+    for seed in range(300):
+        linear = RandomScale(0.35)(sample, np.random.default_rng(seed)).matrix[:2, :2]
+        scales.append(base / np.sqrt(np.linalg.det(linear)))
+        linear = RandomRotate(40, p=1)(sample, np.random.default_rng(seed)).matrix[:2, :2]
+        angles.append(np.degrees(np.arctan2(linear[1, 0], linear[0, 0])))
+    assert min(scales) == pytest.approx(0.65)
+    assert max(scales) == pytest.approx(1.35)
+    assert 60 < max(map(abs, angles)) <= 80 + 1e-6
+
+
+def test_half_body_takes_one_half():
+    sample = spotted()
+    boxes = [HalfBody(COCO17, p=1)(sample, np.random.default_rng(i)).box_xywh for i in range(9)]
+    halves = [sample.keypoints[0, index, :2] for index in (COCO17.upper_index, COCO17.lower_index)]
+    middles = {tuple(np.round(b[:2] + b[2:] / 2, 2)) for b in boxes}
+    assert middles == {tuple(np.round(half.mean(0), 2)) for half in halves}
+
+
+def test_half_body_leaves_people_with_few_joints():
+    sample = spotted()
+    sample.keypoints[0, 8:, 2] = 0
+    assert HalfBody(COCO17, p=1, min_joints=8)(sample, np.random.default_rng(0)) is sample
+
+
+def test_no_jitter_keeps_colours_and_each_kind_changes_them():
+    rng = np.random.default_rng(0)
+    image = rng.integers(30, 220, (20, 20, 3), np.uint8)
+    sample = Sample(image, np.zeros(4), np.zeros((1, 17, 3)), size_wh=(20, 20))
+    same = ColorJitter()(sample, rng).image
+    assert np.abs(same.astype(int) - image).max() <= 1
+    for kind in ({"brightness": 0.5}, {"contrast": 0.5}, {"saturation": 0.5}, {"hue": 40.0}):
+        changed = ColorJitter(**kind)(sample, np.random.default_rng(3)).image
+        assert np.abs(changed.astype(int) - image).mean() > 2, kind
+
+
+def test_saturation_and_hue_keep_greys():
+    image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2)
+    sample = Sample(image, np.zeros(4), np.zeros((1, 17, 3)))
+    changed = ColorJitter(saturation=0.9, hue=90)(sample, np.random.default_rng(0)).image
+    assert np.abs(changed.astype(int) - image).max() <= 1
+
+
+def test_dropping_blanks_near_a_joint():
+    sample = augmented(spotted(), [BoxCrop(SIZE), Warp()], np.random.default_rng(0))
+    sample.image[:] = 255
+    dropped = InformationDropping(p=1, patches=1)(sample, np.random.default_rng(1))
+    blank = np.argwhere((dropped.image == 0).all(-1))[:, ::-1]
+    reach = np.linalg.norm(sample.keypoints[0, :, None, :2] - blank.mean(0), axis=-1).min()
+    assert len(blank) > 100
+    assert reach < 0.1 * max(SIZE)
+    assert (sample.image == 255).all(), "the input is not written to"
+
+
+def test_normalize_is_the_formula():
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
+    found = Normalize()(images).numpy()
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    assert np.allclose(found, ((images / 255 - mean) / std).transpose(0, 3, 1, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [Warp(), RandomScale(0.3), RandomFlip(COCO17)])
+def test_steps_before_the_crop_are_refused(step):
+    with pytest.raises(ValueError, match="stands before the crop"):
+        step(spotted(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: BoxCrop((0, 5)), "above 0"),
+        (lambda: BoxCrop(SIZE, padding=0), "padding"),
+        (lambda: RandomScale(1.5), "spread"),
+        (lambda: RandomFlip(COCO17, p=2), "probability"),
+    ],
+)
+def test_wrong_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_every_registered_transform_is_tested_here():
+    names = {type(step).__name__ for step in GEOMETRY}
+    assert set(registered(Transform)) == names | {
+        "BoxCrop", "Warp", "HalfBody", "ColorJitter", "InformationDropping"
+    }  # fmt: skip
+
+
+def test_crop_and_inverse_go_round():
+    matrix = BoxCrop(SIZE).matrix(np.array([10, 20, 50, 60]))
+    points = np.random.default_rng(0).uniform(0, 100, (7, 2))
+    there = geometry.transform_points(matrix, points)
+    assert np.allclose(geometry.transform_points(np.linalg.inv(matrix), there), points)
