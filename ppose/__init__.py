@@ -1,1 +1,23 @@
-"""Human pose estimation on PaddlePaddle."""
+"""Human pose estimation on PaddlePaddle.
+
+>>> import ppose
+>>> est = ppose.load("configs/quickstart.yml")
+>>> poses = est("dataset/test_image/people.jpg")
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ppose.api import load as load
+
+__all__ = ["load"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`load` brings Paddle with it, which the light parts of the package do not need."""
+    if name == "load":
+        from ppose.api import load
+
+        return load
+    raise AttributeError(f"module 'ppose' has no attribute '{name}'")

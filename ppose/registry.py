@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
 from ppose.errors import PposeError
 
 T = TypeVar("T")

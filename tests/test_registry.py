@@ -95,10 +95,11 @@ def test_two_classes_of_one_name_are_refused():
 
 
 def test_free_arguments_are_refused():
-    def __init__(self, **rest): ...
+    class Loose:
+        def __init__(self, **rest): ...
 
     with pytest.raises(TypeError, match="cannot be checked"):
-        register(type("Loose", (), {"__init__": __init__}))
+        register(Loose)
 
 
 def test_registered_lists_by_base():

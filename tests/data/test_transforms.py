@@ -33,7 +33,8 @@ def spotted(seed=0, size_wh=(320, 240)):
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[: size_wh[1], : size_wh[0]]
     cells = rng.permutation(20)[:17]
-    spots = np.stack([70 + 45 * (cells % 5), 40 + 45 * (cells // 5)], -1) + rng.uniform(-4, 4, (17, 2))
+    grid = np.stack([70 + 45 * (cells % 5), 40 + 45 * (cells // 5)], -1)
+    spots = grid + rng.uniform(-4, 4, (17, 2))
     image = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
     for x, y in spots:
         image[(xx - x) ** 2 + (yy - y) ** 2 < SPOT**2] = 255

@@ -1,0 +1,221 @@
+"""Weights into a network: strictly, or as the start of a training run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import paddle
+
+from ppose.download import fetch
+from ppose.weightfile import WeightsError, from_bfloat16, read_arrays
+
+# How a training state names its two kinds of tensors.
+MODEL, OPTIMIZER = "model.", "optimizer."
+_BACKBONE = "backbone."
+_SHOWN = 4
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` or `load_pretrained` did.
+
+    Args:
+        source: the file or address.
+        loaded: names of the network's tensors that were set.
+        fresh: name → why it kept its values.
+        unused: names in the file that the network has no place for.
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    fresh: Mapping[str, str]
+    unused: tuple[str, ...]
+
+    def __str__(self) -> str:
+        total = len(self.loaded) + len(self.fresh)
+        text = f"{self.source}: loaded {len(self.loaded)} of {total} tensors"
+        if self.fresh:
+            text += f"; fresh: {_some(f'{name} ({why})' for name, why in self.fresh.items())}"
+        if self.unused:
+            text += f"; unused: {_some(self.unused)}"
+        return text
+
+
+def load_weights(
+    network: paddle.nn.Layer, source: str | Path, *, part: Literal["all", "backbone"] = "all"
+) -> LoadReport:
+    """Sets the tensors of a network to those of a file, whose names and shapes must be the same.
+
+    Args:
+        network: its parameters and persistent buffers are set, cast to their own dtypes.
+        source: path or http(s) address of a .pdparams or .safetensors file.
+        part: "backbone" compares and sets the tensors below `backbone.` only.
+
+    Raises:
+        WeightsError: unreadable, other names or shapes, or not finite; nothing was set.
+        FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
+    """
+    targets, arrays = network.state_dict(), _weights_in(source)
+    unused: tuple[str, ...] = ()
+    if part == "backbone":
+        targets = _backbone_of(network)
+        unused = tuple(name for name in arrays if not name.startswith(_BACKBONE))
+        arrays = {name: a for name, a in arrays.items() if name.startswith(_BACKBONE)}
+    unexpected = [name for name in arrays if name not in targets]
+    advice = (
+        "Build the network from the config that the file was trained with; to start a training "
+        "from another head or a backbone alone, give the file as pretrain_weights."
+    )
+    _check_fit(network, source, targets, arrays, unexpected, advice)
+    _assign(source, targets, arrays)
+    fresh = {k: "outside the backbone" for k in network.state_dict() if k not in targets}
+    return LoadReport(str(source), tuple(targets), fresh, unused)
+
+
+def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
+    """Starts a training from a backbone or from a model with another head.
+
+    Every tensor below `backbone.` must be in the file, with or without that prefix, in the same
+    shape. A tensor outside the backbone stays fresh if the file lacks it or has another shape.
+
+    Args:
+        network: as for `load_weights`.
+        source: as for `load_weights`.
+
+    Raises:
+        WeightsError: unreadable, a backbone that does not fit, or not finite; nothing was set.
+        FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
+    """
+    targets, backbone = network.state_dict(), _backbone_of(network)
+    arrays = _with_prefix(_weights_in(source), backbone)
+    # A name under a module that our backbone has too belongs to a larger backbone, not to a head.
+    modules = {_module(name) for name in backbone}
+    unexpected = [n for n in arrays if n not in targets and _module(n) in modules]
+    below = {n: a for n, a in arrays.items() if n in backbone}
+    advice = "The backbone must be the one of the file: compare its settings in both configs."
+    _check_fit(network, source, backbone, below, unexpected, advice)
+
+    fresh = {}
+    for name in (n for n in targets if n not in backbone):
+        here = list(targets[name].shape)
+        if name not in arrays:
+            fresh[name] = "not in the file"
+        elif here != list(arrays[name].shape):
+            fresh[name] = f"{here} here, {list(arrays[name].shape)} in the file"
+    fitting = {name: tensor for name, tensor in targets.items() if name not in fresh}
+    _assign(source, fitting, arrays)
+    unused = tuple(name for name in arrays if name not in targets)
+    return LoadReport(str(source), tuple(fitting), fresh, unused)
+
+
+def _weights_in(source: str | Path) -> dict[str, np.ndarray]:
+    """The network's tensors of a weight file or of a training state."""
+    arrays = read_arrays(fetch(source))
+    if not any(name.startswith(OPTIMIZER) for name in arrays):
+        return arrays
+    return {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
+
+
+def _backbone_of(network: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    backbone = {k: v for k, v in network.state_dict().items() if k.startswith(_BACKBONE)}
+    if not backbone:
+        raise WeightsError(f"{type(network).__name__} has no tensors below '{_BACKBONE}'")
+    return backbone
+
+
+def _with_prefix(
+    arrays: dict[str, np.ndarray], backbone: Mapping[str, object]
+) -> dict[str, np.ndarray]:
+    """Adds `backbone.` to the names of a backbone that was saved alone."""
+    if any(name.startswith(_BACKBONE) for name in arrays):
+        return arrays
+    modules = {_module(name) for name in backbone}
+    return {
+        _BACKBONE + name if _module(_BACKBONE + name) in modules else name: array
+        for name, array in arrays.items()
+    }
+
+
+def _module(name: str) -> str:
+    """The part of a tensor's name that says to which child of the backbone it belongs."""
+    return ".".join(name.split(".")[:2]) if name.startswith(_BACKBONE) else ""
+
+
+def _check_fit(
+    network: paddle.nn.Layer,
+    source: str | Path,
+    targets: Mapping[str, paddle.Tensor],
+    arrays: Mapping[str, np.ndarray],
+    unexpected: list[str],
+    advice: str,
+) -> None:
+    missing = [name for name in targets if name not in arrays]
+    shapes = [
+        f"{name} ({list(targets[name].shape)} here, {list(arrays[name].shape)} in the file)"
+        for name in targets
+        if name in arrays and list(targets[name].shape) != list(arrays[name].shape)
+    ]
+    if not (missing or unexpected or shapes):
+        return
+    lines = [f"{source} does not fit {type(network).__name__} ({len(targets)} tensors wanted):"]
+    if missing:
+        lines.append(f"  {len(missing)} missing: {_some(_hinted(missing, unexpected))}")
+    if unexpected:
+        lines.append(f"  {len(unexpected)} unexpected: {_some(unexpected)}")
+    if shapes:
+        lines.append(f"  {len(shapes)} of another shape: {_some(shapes)}")
+    raise WeightsError("\n".join([*lines, advice]))
+
+
+def _hinted(missing: list[str], unexpected: list[str]) -> list[str]:
+    """The names that will be shown, each with its nearest unexpected one."""
+    near = [get_close_matches(name, unexpected, 1, 0.8) for name in missing[:_SHOWN]]
+    shown = [
+        f"{name} (the file has {close[0]})" if close else name
+        for name, close in zip(missing, near, strict=False)
+    ]
+    return shown + missing[_SHOWN:]
+
+
+def _assign(
+    source: str | Path, targets: Mapping[str, paddle.Tensor], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """Casts and checks every tensor, then sets all."""
+    values = {name: _cast(source, name, arrays[name], targets[name]) for name in targets}
+    for name, tensor in targets.items():
+        tensor.set_value(values[name])
+
+
+def _cast(
+    source: str | Path, name: str, array: np.ndarray, target: paddle.Tensor
+) -> np.ndarray | paddle.Tensor:
+    wanted = str(target.dtype).removeprefix("paddle.")
+    floating = "float" in wanted
+    if floating and array.dtype == np.uint16:
+        array = from_bfloat16(array)
+    if floating != (array.dtype.kind == "f"):
+        raise WeightsError(f"{source}: '{name}' is {array.dtype}, expected {wanted}")
+    if not np.isfinite(array).all():
+        count = np.count_nonzero(~np.isfinite(array))
+        raise WeightsError(
+            f"{source}: '{name}' holds {count} values that are not finite, of {array.size}: the "
+            "training that wrote it had diverged; take an earlier checkpoint"
+        )
+    if wanted == "bfloat16":
+        return paddle.to_tensor(array.astype(np.float32)).astype("bfloat16")
+    with np.errstate(over="ignore"):
+        cast = array.astype(wanted)
+    if not (np.isfinite(cast).all() if floating else np.array_equal(cast, array)):
+        raise WeightsError(f"{source}: '{name}' holds values beyond the range of {wanted}")
+    return cast
+
+
+def _some(names: Iterable[str]) -> str:
+    shown = list(names)
+    rest = len(shown) - _SHOWN
+    return ", ".join(shown[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")

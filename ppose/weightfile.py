@@ -1,0 +1,291 @@
+"""Weight files: tensors by name, read without running code and written whole."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ppose.errors import PposeError
+from ppose.files import whole_file
+
+_NUMBERS = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
+_SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in _NUMBERS - {"b1"}}
+_SAFETENSORS |= {"BOOL": "b1", "BF16": "u2"}
+
+
+class WeightsError(PposeError, ValueError):
+    """A weight file that cannot be read or does not fit; the network is left as it was."""
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """The tensors of a .safetensors file or a pickled Paddle .pdparams file, by name.
+
+    The kind is told from the content. A state below `model` or `state_dict` is unwrapped if it
+    is the only one. Pickles are read without importing anything; bfloat16 comes as float32 from
+    safetensors and, as Paddle pickles it, as its bits in uint16.
+
+    Raises:
+        WeightsError: damaged, of another kind, or a pickle that asks for more than arrays.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = file.read(64)
+        file.seek(0)
+        if _is_safetensors(start):
+            return _read_safetensors(path, file)
+        _check_is_pickle(path, start)
+        return _tensors_in(path, _unpickle(path, file))
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata that `save_arrays` put into a file; WeightsError if it is no safetensors."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error})") from None
+
+
+def save_arrays(
+    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a .safetensors file; a crash leaves the former file, never half of a new one.
+
+    Args:
+        path: target; its folder is made.
+        arrays: name → numbers of any shape and layout.
+        metadata: short texts kept in the header, for `read_metadata`.
+
+    Raises:
+        TypeError: an array that does not hold numbers.
+    """
+    plain = {}
+    for name, array in arrays.items():
+        dtype = np.asarray(array).dtype
+        if dtype.str[1:] not in _NUMBERS:
+            raise TypeError(f"'{name}' holds {dtype}, expected numbers")
+        # safetensors copies memory as it lies.
+        plain[name] = np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
+    content = safetensors.numpy.save(plain, dict(metadata or {}))
+    with whole_file(path) as partial:
+        partial.write_bytes(content)
+
+
+class _RefusedError(WeightsError):
+    """Something in a pickle that no weight file needs."""
+
+
+class _Dtype:
+    """Stands for numpy.dtype in a pickle: plain numbers only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, code: object):
+        if code not in _NUMBERS:
+            raise _RefusedError(f"holds an array of dtype {code!r}, expected numbers")
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle; `value` is None until it has content."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        shape, dtype, fortran, content = state[-4:]
+        self.fill(content, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, content: object, dtype: object, shape: Any, order: Any) -> _Array:
+        # Python 2 wrote bytes as str, which arrives here as Latin-1.
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+            raise _RefusedError("holds an array that is not plain numbers")
+        stored = np.frombuffer(content, dtype.value).reshape(shape, order=order)
+        self.value = stored.astype(dtype.value.newbyteorder("="), order="C")
+        return self
+
+
+def _stand_ins() -> dict[tuple[str, str], object]:
+    """What a pickle gets in place of each global it may name.
+
+    Made anew for each file, since a pickle can set attributes on what it is given.
+    """
+    ndarray = object()
+
+    def reconstruct(cls: object, *_: object) -> _Array:
+        if cls is not ndarray:
+            raise _RefusedError("rebuilds an array as something else than numpy.ndarray")
+        return _Array()
+
+    def frombuffer(content: object, dtype: object, shape: object, order: str) -> _Array:
+        return _Array().fill(content, dtype, shape, order)
+
+    def scalar(dtype: object, content: object) -> float:
+        return _Array().fill(content, dtype, (), "C").value.item()  # type: ignore[union-attr]
+
+    def encode(text: str, encoding: str) -> bytes:  # how protocol 2 writes bytes
+        if encoding != "latin1":
+            raise _RefusedError(f"encodes text as {encoding!r}, expected 'latin1'")
+        return text.encode("latin1")
+
+    table: dict[tuple[str, str], object] = {
+        ("numpy", "ndarray"): ndarray,
+        ("numpy", "dtype"): lambda code, *_: _Dtype(code),
+        ("_codecs", "encode"): encode,
+        # A dict carries no attributes, which in an OrderedDict could shadow its methods.
+        ("collections", "OrderedDict"): dict,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        table[f"{core}.multiarray", "scalar"] = scalar
+        table[f"{core}.numeric", "_frombuffer"] = frombuffer
+    for builtins in ("builtins", "__builtin__"):
+        table.update({(builtins, cls.__name__): cls for cls in (tuple, list, dict)})
+        table[builtins, "bytes"] = lambda: b""  # how protocol 2 writes empty ones
+    return table
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Imports nothing: the few globals of array pickles are replaced, any other is refused."""
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file, encoding="latin1")
+        self._table = _stand_ins()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._table:
+            raise _RefusedError(
+                f"asks to import '{module}.{name}', which could run any code. Weights need "
+                "arrays, numbers, text and plain containers only: this file is not safe, or not "
+                "a file of weights"
+            )
+        return self._table[module, name]
+
+    def persistent_load(self, _: object) -> Any:
+        raise _RefusedError("refers to objects outside the file, as PyTorch does; convert it")
+
+
+def _unpickle(path: Path, file: IO[bytes]) -> object:
+    try:
+        _check_memo(file)
+        file.seek(0)
+        return _ArrayUnpickler(file).load()
+    except _RefusedError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise WeightsError(
+            f"{path}: damaged or cut off ({type(error).__name__}: {error}); get the file again"
+        ) from None
+
+
+def _check_memo(file: IO[bytes]) -> None:
+    """The unpickler allocates up to the largest index, so nine bytes could fill the memory."""
+    size = os.fstat(file.fileno()).st_size
+    for opcode, index, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (index or 0) > size:
+            raise _RefusedError(f"has the memo index {index}, expected less than its {size} bytes")
+
+
+def _tensors_in(path: Path, found: object, depth: int = 0) -> dict[str, np.ndarray]:
+    """The one dict of arrays in what a pickle held."""
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: holds a {_kind(found)}, expected a dict of name → array")
+    entries = {k: _unwrapped(v) for k, v in found.items() if k != "StructuredToParameterName@@"}
+    states = {k: v for k, v in entries.items() if isinstance(v, dict)}
+    if not any(isinstance(v, np.ndarray) for v in entries.values()) and depth < 2:
+        named = [k for k in ("model", "state_dict") if k in states]
+        rivals = [k for k in states if k not in named and "ema" in str(k).lower()]
+        if len(named) == 1 and not rivals:
+            return _tensors_in(path, states[named[0]], depth + 1)
+        if states:
+            raise WeightsError(
+                f"{path}: holds the parts {', '.join(map(repr, states))}, and which one is the "
+                "network's is not clear; save that one alone"
+            )
+    if not entries:
+        raise WeightsError(f"{path}: holds no tensors")
+    for name, value in entries.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise WeightsError(f"{path}: entry {name!r} is a {_kind(value)}, expected an array")
+    return entries  # type: ignore[return-value]
+
+
+def _unwrapped(value: object) -> object:
+    """The array of an entry; paddle.save writes a single tensor as (its name, array)."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]
+    return value.value if isinstance(value, _Array) and value.value is not None else value
+
+
+def _kind(value: object) -> str:
+    return "array without content" if isinstance(value, _Array) else type(value).__name__
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """A 64-bit header length, small and not zero, then JSON."""
+    return start[8:9] == b"{" and start[5:8] == b"\0\0\0"
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
+    try:
+        entries = safetensors.deserialize(file.read())
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: damaged or cut off ({error}); get the file again") from None
+    arrays = {}
+    for name, entry in sorted(entries):
+        if entry["dtype"] not in _SAFETENSORS:
+            raise WeightsError(f"{path}: '{name}' has the dtype {entry['dtype']}, not supported")
+        flat = np.frombuffer(entry["data"], "<" + _SAFETENSORS[entry["dtype"]])
+        array = flat.reshape(entry["shape"]).copy()
+        arrays[name] = from_bfloat16(array) if entry["dtype"] == "BF16" else array
+    if not arrays:
+        raise WeightsError(f"{path}: holds no tensors")
+    return arrays
+
+
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with the tool of its maker"),
+    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", "an old PyTorch checkpoint: convert it"),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\x1f\x8b", "gzip-compressed: unpack it"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"version https://git-lfs", "a Git LFS pointer: run 'git lfs pull'"),
+    (b"<", "a web page or XML: the download went wrong, or the address was not the file's"),
+    (b"{", "JSON"),
+)
+
+
+def _check_is_pickle(path: Path, start: bytes) -> None:
+    if not start:
+        raise WeightsError(f"{path}: the file is empty; get it again")
+    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
+        old_torch = start.startswith(_FOREIGN[1][0])
+        if not old_torch:
+            return
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kind = next((what for magic, what in _FOREIGN if text.startswith(magic)), None)
+    if kind is None:
+        kind = f"of no known kind (begins with {start[:8]!r})"
+        if path.suffix == ".pdiparams":
+            kind = "the data of an exported model: give the .pdparams of the training"
+    raise WeightsError(f"{path}: not a file of weights, but {kind}")
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """bfloat16 is the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

@@ -1,0 +1,126 @@
+"""A real HTTP server in a thread, whose faults a test switches on."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """Serves `files`; each fault below is one attribute.
+
+    Args:
+        files: path, such as "/a.bin", → content.
+        url: http://host:port, without a slash at the end.
+        requests: what was asked, in order: path and headers.
+        statuses: status codes for the next requests, before files are served.
+        cuts: the next responses stop after so many bytes of their body.
+        ranges: whether Range is honoured.
+        checks_if_range: whether If-Range is.
+        validators: whether ETag is sent.
+        length: announced Content-Length; the true one by default, nothing if -1.
+        chunked: whether the body is sent in chunks.
+        content_type: of every file.
+        redirects: path → address.
+        block: requests wait for this event before the body.
+    """
+
+    files: dict[str, bytes]
+    url: str = ""
+    requests: list[tuple[str, Message]] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    cuts: list[int] = field(default_factory=list)
+    ranges: bool = True
+    checks_if_range: bool = True
+    validators: bool = True
+    length: int | None = None
+    chunked: bool = False
+    content_type: str = "application/octet-stream"
+    redirects: dict[str, str] = field(default_factory=dict)
+    block: threading.Event | None = None
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[Server]:
+    server = Server(files)
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
+    httpd.daemon_threads = True
+    server.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.02,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        httpd.shutdown()
+        thread.join()
+        httpd.server_close()
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            server.requests.append((self.path, self.headers))
+            self.close_connection = True
+            status = server.statuses.pop(0) if server.statuses else 200
+            if self.path in server.redirects:
+                self.send_response(302)
+                self.send_header("Location", server.redirects[self.path])
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif status != 200 or self.path not in server.files:
+                self.send_error(status if status != 200 else 404)
+            else:
+                self._send(server.files[self.path])
+
+        def _send(self, content: bytes) -> None:
+            tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
+            start = self._asked_start(tag)
+            if start is not None and start >= len(content):
+                self.send_error(416)
+                return
+            body = content[start or 0 :]
+            self.send_response(200 if start is None else 206)
+            self.send_header("Content-Type", server.content_type)
+            if start is not None:
+                span = f"bytes {start}-{len(content) - 1}/{len(content)}"
+                self.send_header("Content-Range", span)
+            if server.validators:
+                self.send_header("ETag", tag)
+            if server.chunked:
+                self.send_header("Transfer-Encoding", "chunked")
+            elif server.length != -1:
+                self.send_header("Content-Length", str(server.length or len(body)))
+            self.end_headers()
+            if server.block is not None:
+                server.block.wait(10)
+            cut = server.cuts.pop(0) if server.cuts else len(body)
+            with suppress(ConnectionError):  # a client that had enough
+                for i in range(0, min(cut, len(body)), 1000):
+                    self._send_piece(body[i : min(i + 1000, cut)])
+                if server.chunked and cut >= len(body):
+                    self.wfile.write(b"0\r\n\r\n")
+
+        def _send_piece(self, piece: bytes) -> None:
+            if server.chunked:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            else:
+                self.wfile.write(piece)
+
+        def _asked_start(self, tag: str) -> int | None:
+            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+            current = self.headers.get("If-Range", tag) == tag or not server.checks_if_range
+            return int(asked[1]) if asked and server.ranges and current else None
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Handler
