@@ -1,0 +1,1 @@
+"""Object keypoint similarity and COCO scores."""
