@@ -5,10 +5,18 @@
 >>> poses = est("dataset/test_image/people.jpg")
 """
 
+import warnings
 from typing import TYPE_CHECKING
+
+from ppose import cpu
 
 if TYPE_CHECKING:
     from ppose.api import load as load
+
+# Paddle says so at each import; ppose compiles nothing.
+warnings.filterwarnings("ignore", message="No ccache found")
+
+cpu.prepare()
 
 __all__ = ["load"]
 __version__ = "0.1.0"

@@ -301,7 +301,8 @@ class Normalize:
         import paddle
 
         scale, offset = 1 / self.std, -self.mean / self.std
-        pixels = paddle.to_tensor(images).astype("float32")
+        pixels = images if isinstance(images, paddle.Tensor) else paddle.to_tensor(images)
+        pixels = pixels.astype("float32")
         normal = pixels * paddle.to_tensor(scale) + paddle.to_tensor(offset)
         return normal.transpose([0, 3, 1, 2])
 

@@ -90,17 +90,18 @@ class CocoMetric:
 
     Poses are taken as they come: rescoring and duplicate removal belong to `Postprocess`. OKS
     constants are those of the poses' skeleton.
-
-    Args:
-        category_id: of people, in the annotations and in saved results.
     """
 
-    def __init__(self, category_id: int = 1):
-        self.category_id = category_id
+    def __init__(self) -> None:
         self.reset()
 
-    def reset(self) -> None:
-        """Forgets all poses."""
+    def reset(self, category_id: int = 1) -> None:
+        """Forgets all poses.
+
+        Args:
+            category_id: of people, in the annotations and in saved results.
+        """
+        self.category_id = category_id
         self._poses: dict[int, Poses] = {}
         self._skeleton: Skeleton | None = None
         self._box_source: str | None = None

@@ -1,0 +1,129 @@
+"""Order and draws are functions of the seed; every person once an epoch; faults are replaced."""
+
+from itertools import chain
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppose.data.images import ImageError
+from ppose.data.loader import EpochSampler, TrainingSet, training_loader
+from ppose.data.transforms import Warp
+from ppose.experiment import Experiment
+
+
+@given(
+    samples=st.integers(1, 60),
+    batch_size=st.integers(1, 20),
+    epochs=st.integers(1, 3),
+    devices=st.integers(1, 3),
+)
+def test_every_sample_once_an_epoch_in_even_batches(samples, batch_size, epochs, devices):
+    if samples < devices:
+        return
+    shares = [
+        list(EpochSampler(samples, batch_size, epochs, seed=0, rank=rank, devices=devices))
+        for rank in range(devices)
+    ]
+    assert len({len(share) for share in shares}) == 1
+    keys = sorted(chain.from_iterable(chain.from_iterable(shares)))
+    assert keys == [(e, i) for e in range(epochs) for i in range(samples)]
+    sizes = [sum(map(len, step)) for step in zip(*shares, strict=True)]
+    assert max(sizes) - min(sizes) <= 1
+    assert max(map(len, chain.from_iterable(shares))) <= batch_size
+
+
+@given(st.integers(0, 40))
+def test_any_step_can_be_the_first(first_step):
+    whole = list(EpochSampler(20, 3, 6, seed=4))
+    rest = EpochSampler(20, 3, 6, seed=4, first_step=first_step)
+    assert list(rest) == whole[first_step:]
+    assert len(rest) == len(whole) - first_step
+
+
+def test_epochs_and_seeds_give_other_orders():
+    def order(seed):
+        batches = list(EpochSampler(50, 50, 2, seed))
+        return [tuple(index for _, index in batch) for batch in batches]
+
+    assert len({*order(0), *order(1)}) == 4
+    assert order(0) == order(0)
+
+
+def test_more_devices_than_samples_is_an_error():
+    with pytest.raises(ValueError, match="2 samples cannot be shared by 3"):
+        EpochSampler(2, 4, 1, seed=0, devices=3)
+
+
+@pytest.fixture
+def experiment(quickstart, small_run):
+    return Experiment.from_file(quickstart, small_run)
+
+
+def dataset_of(experiment, seed=0):
+    return TrainingSet(
+        experiment.train_dataset, experiment.train_transforms, experiment.codec, seed
+    )
+
+
+def test_batches_do_not_depend_on_the_number_of_workers(experiment):
+    dataset = dataset_of(experiment)
+    sampler = EpochSampler(len(dataset), 8, 2, seed=0)
+    alone, together = (list(training_loader(dataset, sampler, n)) for n in (0, 2))
+    assert len(alone) == len(together) == 2 * sampler.steps_per_epoch
+    for one, two in zip(alone, together, strict=True):
+        assert one.keys() == two.keys() == {"image", "index", "replaced", "target", "weight"}
+        assert all(np.array_equal(one[k].numpy(), two[k].numpy()) for k in one)
+
+
+def test_samples_are_bytes_of_the_input_size_with_targets(experiment):
+    sample = dataset_of(experiment)[0, 0]
+    assert sample["image"].shape == (64, 64, 3)
+    assert sample["image"].dtype == np.uint8
+    assert sample["target"].shape == (17, 16, 16)
+    assert sample["target"].max() > 0.8
+
+
+def test_draws_differ_by_epoch_index_and_seed(experiment):
+    dataset, other = dataset_of(experiment), dataset_of(experiment, seed=1)
+    images = [d[key]["image"] for d in (dataset, other) for key in ((0, 0), (1, 0))]
+    assert len({image.tobytes() for image in images}) == 4
+    assert np.array_equal(dataset[0, 0]["image"], images[0])
+
+
+class Broken:
+    """A data set in which some pictures cannot be read."""
+
+    def __init__(self, source, broken):
+        self.source, self.broken = source, broken
+
+    def __len__(self):
+        return len(self.source)
+
+    def __getitem__(self, index):
+        if index in self.broken:
+            raise ImageError(f"picture of {index} is broken")
+        return self.source[index]
+
+
+def test_a_broken_picture_is_replaced_and_counted(experiment):
+    dataset = dataset_of(experiment)
+    dataset.source = Broken(dataset.source, {0})
+    sample = dataset[0, 0]
+    assert sample["replaced"] == 1
+    assert sample["index"] != 0
+    assert dataset[0, 1]["replaced"] == 0
+
+
+def test_nothing_but_broken_pictures_is_an_error(experiment):
+    dataset = dataset_of(experiment)
+    dataset.source = Broken(dataset.source, range(len(dataset)))
+    with pytest.raises(ImageError, match="is broken"):
+        dataset[0, 0]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_pipeline_has_one_warp(experiment, count):
+    with pytest.raises(ValueError, match="expected one Warp"):
+        TrainingSet(experiment.train_dataset, [Warp()] * count, experiment.codec, 0)
