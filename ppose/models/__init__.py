@@ -1,0 +1,8 @@
+"""Networks; importing this package registers them for configs."""
+
+from ppose.models.hrnet import HRNet
+from ppose.models.layers import Backbone
+from ppose.models.lite_hrnet import LiteHRNet
+from ppose.models.pose import PoseNet
+
+__all__ = ["Backbone", "HRNet", "LiteHRNet", "PoseNet"]

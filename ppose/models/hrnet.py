@@ -1,0 +1,228 @@
+"""HRNet: parallel branches at four resolutions that exchange what they know.
+
+Source: Sun et al., "Deep High-Resolution Representation Learning for Human Pose Estimation",
+CVPR 2019. Parameters have the names of the public Paddle checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+from ppose.models.layers import Backbone, ConvNorm, parallel, sum_scales
+from ppose.registry import register
+
+
+@register
+class HRNet(Backbone):
+    """HRNet with the highest resolution, 1/4 of the image, as output.
+
+    Convolutions start at N(0, 0.001²), batch norms at 1 and 0, as published.
+
+    Args:
+        width: channels of the highest resolution; each lower one has twice as many as the one
+            above. 32 and 48 are published.
+        modules: multi-resolution modules of stages 2, 3 and 4.
+        blocks: residual blocks of each branch of a module.
+        stem_width: channels of the stem.
+        stage1_width: channels inside a bottleneck of stage 1; its output has four times as many.
+        stage1_blocks: bottlenecks of stage 1.
+
+    Raises:
+        ValueError: an argument below 1.
+    """
+
+    def __init__(
+        self,
+        width: int = 32,
+        modules: tuple[int, int, int] = (1, 4, 3),
+        blocks: int = 4,
+        stem_width: int = 64,
+        stage1_width: int = 64,
+        stage1_blocks: int = 4,
+    ):
+        _check_positive(
+            width=width,
+            modules=min(modules),
+            blocks=blocks,
+            stem_width=stem_width,
+            stage1_width=stage1_width,
+            stage1_blocks=stage1_blocks,
+        )
+        super().__init__(out_channels=width)
+        widths = [width, 2 * width, 4 * width, 8 * width]
+
+        self.conv_layer1_1 = ConvNorm(3, stem_width, 3, stride=2, activation=F.relu)
+        self.conv_layer1_2 = ConvNorm(stem_width, stem_width, 3, stride=2, activation=F.relu)
+        self.la1 = _bottlenecks("layer2", stem_width, stage1_width, stage1_blocks)
+        self.tr1 = Transition("tr1", [Bottleneck.expansion * stage1_width], widths[:2])
+        self.st2 = _stage("st2", widths[:2], modules[0], blocks, outputs=2)
+        self.tr2 = Transition("tr2", widths[:2], widths[:3])
+        self.st3 = _stage("st3", widths[:3], modules[1], blocks, outputs=3)
+        self.tr3 = Transition("tr3", widths[:3], widths)
+        self.st4 = _stage("st4", widths, modules[2], blocks, outputs=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W), H and W multiples of 32 → features (N, width, H/4, W/4)."""
+        x = self.conv_layer1_2(self.conv_layer1_1(images))
+        maps = [self.la1(x)]
+        maps = self.st2(self.tr1(maps))
+        maps = self.st3(self.tr2(maps))
+        maps = self.st4(self.tr3(maps))
+        return maps[0]
+
+
+def _check_positive(**arguments: int) -> None:
+    for name, value in arguments.items():
+        if value < 1:
+            raise ValueError(f"{name} has to be at least 1, found {value}")
+
+
+def _bottlenecks(name: str, inputs: int, width: int, count: int) -> nn.Sequential:
+    channels = [inputs] + [Bottleneck.expansion * width] * (count - 1)
+    return nn.Sequential(
+        *((f"block_{name}_{i}", Bottleneck(c, width)) for i, c in enumerate(channels, 1))
+    )
+
+
+def _stage(
+    name: str, widths: Sequence[int], modules: int, blocks: int, outputs: int
+) -> nn.Sequential:
+    """Modules in sequence; the last one makes the `outputs` highest resolutions only."""
+    made = [len(widths)] * (modules - 1) + [outputs]
+    return nn.Sequential(
+        *(
+            (f"stage_{name}_{i}", MultiResolutionModule(f"{name}_{i}", widths, blocks, n))
+            for i, n in enumerate(made, 1)
+        )
+    )
+
+
+class Transition(nn.Layer):
+    """Between two stages: the branches get new widths, and one of half the resolution is added.
+
+    Args:
+        name: part of the parameters' names, as below.
+        inputs, outputs: channels of the branches before and after, the highest resolution first.
+    """
+
+    def __init__(self, name: str, inputs: Sequence[int], outputs: Sequence[int]):
+        super().__init__()
+        self._steps: list[nn.Layer] = []
+        for i, (source, width) in enumerate(zip([*inputs, inputs[-1]], outputs, strict=True)):
+            added = i == len(inputs)
+            if added or source != width:
+                conv = ConvNorm(source, width, 3, stride=2 if added else 1, activation=F.relu)
+                self._steps.append(self.add_sublayer(f"transition_{name}_layer_{i + 1}", conv))
+            else:
+                self._steps.append(nn.Identity())
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return parallel(self._steps, [*maps, maps[-1]])
+
+
+class MultiResolutionModule(nn.Layer):
+    """Branches side by side, then an exchange between all of them.
+
+    Args:
+        name: part of the parameters' names.
+        widths: channels of the branches.
+        blocks: residual blocks of each branch.
+        outputs: how many resolutions the exchange makes, the highest first.
+    """
+
+    def __init__(self, name: str, widths: Sequence[int], blocks: int, outputs: int):
+        super().__init__()
+        self.branches_func = Branches(name, widths, blocks)
+        self.fuse_func = Fusion(name, widths, outputs)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return self.fuse_func(self.branches_func(maps))
+
+
+class Branches(nn.Layer):
+    """A chain of residual blocks for each resolution."""
+
+    def __init__(self, name: str, widths: Sequence[int], blocks: int):
+        super().__init__()
+        self._chains = [
+            nn.Sequential(
+                *(
+                    self.add_sublayer(f"bb_{name}_branch_layer_{i}_{j}", BasicBlock(width))
+                    for j in range(1, blocks + 1)
+                )
+            )
+            for i, width in enumerate(widths, 1)
+        ]
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        return parallel(self._chains, maps)
+
+
+class Fusion(nn.Layer):
+    """Each output is the ReLU of the sum of all branches, brought to its resolution and width."""
+
+    def __init__(self, name: str, widths: Sequence[int], outputs: int):
+        super().__init__()
+        self._paths = [
+            [self._path(name, widths, source, target) for source in range(len(widths))]
+            for target in range(outputs)
+        ]
+
+    def _path(self, name: str, widths: Sequence[int], source: int, target: int) -> nn.Sequential:
+        """Down by strided convolutions; upwards a new width only, `sum_scales` upsamples."""
+        name = f"residual_{name}_layer_{target + 1}_{source + 1}"
+        if source > target:
+            conv = ConvNorm(widths[source], widths[target], 1)
+            return nn.Sequential(self.add_sublayer(name, conv))
+        halvings = []
+        for step in range(1, target - source + 1):
+            last = step == target - source
+            conv = ConvNorm(
+                widths[source],
+                widths[target if last else source],
+                3,
+                stride=2,
+                activation=None if last else F.relu,
+            )
+            halvings.append(self.add_sublayer(f"{name}_{step}", conv))
+        return nn.Sequential(*halvings)
+
+    def forward(self, maps: list[Tensor]) -> list[Tensor]:
+        fused = []
+        for target, paths in enumerate(self._paths):
+            total = sum_scales(parallel(paths, maps), target)
+            fused.append(F.relu(total))
+        return fused
+
+
+class BasicBlock(nn.Layer):
+    """Two 3×3 convolutions around a shortcut (He et al., CVPR 2016)."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = ConvNorm(width, width, 3, activation=F.relu)
+        self.conv2 = ConvNorm(width, width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x + self.conv2(self.conv1(x)))
+
+
+class Bottleneck(nn.Layer):
+    """1×1, 3×3 and 1×1 convolution around a shortcut, projected if the width changes."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, width: int):
+        super().__init__()
+        outputs = self.expansion * width
+        self.conv1 = ConvNorm(inputs, width, 1, activation=F.relu)
+        self.conv2 = ConvNorm(width, width, 3, activation=F.relu)
+        self.conv3 = ConvNorm(width, outputs, 1)
+        self.conv_down = None if inputs == outputs else ConvNorm(inputs, outputs, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.conv_down is None else self.conv_down(x)
+        return F.relu(shortcut + self.conv3(self.conv2(self.conv1(x))))
