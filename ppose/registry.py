@@ -125,9 +125,9 @@ def _make(node: Any, expected: Any, path: str) -> Any:
     expected = _without_none(expected) if node is not None else expected
     if isinstance(node, dict) and ("type" in node or _is_schema(expected)):
         cls = _class_of(node, expected, path)
-        hints = _parameters(cls)
+        parameters = _parameters(cls)
         arguments = {
-            k: _make(v, hints[k][0], _join(path, k)) for k, v in node.items() if k != "type"
+            k: _make(v, parameters[k][0], _join(path, k)) for k, v in node.items() if k != "type"
         }
         try:
             return cls(**arguments)
@@ -173,7 +173,7 @@ def _class_of(node: dict, expected: Any, path: str) -> type:
 @cache
 def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
     """Argument → (type hint, whether it must be given)."""
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
     return {
         name: (hints.get(name, object), p.default is p.empty)
         for name, p in inspect.signature(cls).parameters.items()

@@ -1,0 +1,205 @@
+"""The training loop: fetch, forward, loss, backward, step, report. Hooks do the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from ppose.checkpoint import load_pretrained
+from ppose.data.loader import EpochSampler, TrainingSet, training_loader
+from ppose.engine.hooks import Hook, default_hooks
+from ppose.engine.state import load_state, save_state
+from ppose.experiment import Experiment
+
+
+@dataclass
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        losses: each loss by name.
+        lr: learning rate of the step.
+        samples: people in the batch of this device.
+        replaced: people whose picture could not be read and who stand for others.
+        data_seconds: time spent waiting for the batch.
+        seconds: time of the whole step.
+        batch: the batch itself.
+        outputs: the network's maps.
+    """
+
+    losses: dict[str, float]
+    lr: float
+    samples: int
+    replaced: int
+    data_seconds: float
+    seconds: float
+    batch: dict[str, paddle.Tensor] = field(repr=False)
+    outputs: paddle.Tensor = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """Sum of all losses."""
+        return sum(self.losses.values())
+
+
+class Trainer:
+    """Trains the experiment's network.
+
+    Args:
+        experiment: what to train, on what, and how.
+        resume: go on from `latest` in the run's folder.
+        hooks: what happens around the steps; None for the usual set.
+
+    Attributes:
+        step: optimizer steps done, over the whole run.
+        best: best AP so far, None before the first evaluation.
+    """
+
+    def __init__(
+        self, experiment: Experiment, resume: bool = False, hooks: list[Hook] | None = None
+    ):
+        self.experiment = experiment
+        self.rank = paddle.distributed.get_rank()
+        self.devices = paddle.distributed.get_world_size()
+        self.folder = Path(experiment.output_dir)
+        self.dataset = TrainingSet(
+            experiment.train_dataset,
+            experiment.train_transforms,
+            experiment.codec,
+            experiment.seed,
+        )
+        paddle.seed(experiment.seed)
+        self.network = experiment.model
+        if experiment.pretrain_weights and not resume:
+            print(load_pretrained(self.network, experiment.pretrain_weights))
+        self.optimizer = experiment.optimizer.create(self.network.parameters())
+        self.step = 0
+        self.best: float | None = None
+        if resume:
+            self.step, self.best = load_state(self.folder / "latest.safetensors", self)
+        self.sampler = EpochSampler(
+            samples=len(self.dataset),
+            batch_size=experiment.batch_size,
+            epochs=experiment.epochs,
+            seed=experiment.seed,
+            first_step=self.step,
+            rank=self.rank,
+            devices=self.devices,
+        )
+        self.hooks = default_hooks(self) if hooks is None else hooks
+
+    @property
+    def epoch(self) -> int:
+        """Epochs completed."""
+        return self.step // self.sampler.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        """Steps of the whole run."""
+        return self.sampler.steps_per_epoch * self.experiment.epochs
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def train(self) -> None:
+        """Runs all remaining steps; a run that is complete already does nothing."""
+        forward = self.network if self.devices == 1 else paddle.DataParallel(self.network)
+        for hook in self.hooks:
+            hook.before_train(self)
+        for batch, waited in self._batches():
+            report = self._run_step(forward, batch, waited)
+            for hook in self.hooks:
+                hook.after_step(self, report)
+            if self.step % self.sampler.steps_per_epoch == 0:
+                for hook in self.hooks:
+                    hook.after_epoch(self)
+        for hook in self.hooks:
+            hook.after_train(self)
+
+    def _run_step(
+        self, forward: paddle.nn.Layer, batch: dict[str, paddle.Tensor], waited: float
+    ) -> StepReport:
+        started = time.perf_counter()
+        self.network.train()
+        lr = self._learning_rate()
+        self.optimizer.set_lr(lr)
+
+        outputs = forward(self.experiment.normalize(batch["image"]))
+        losses = self.experiment.loss(outputs, batch)
+        values = self._finite(losses, batch)
+        sum(losses.values()).backward()
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+
+        self.step += 1
+        return StepReport(
+            losses=values,
+            lr=lr,
+            samples=len(batch["index"]),
+            replaced=int(batch["replaced"].sum()),
+            data_seconds=waited,
+            seconds=time.perf_counter() - started + waited,
+            batch=batch,
+            outputs=outputs.detach(),
+        )
+
+    def _learning_rate(self) -> float:
+        run = self.experiment
+        factor = run.schedule.factor(self.step, self.sampler.steps_per_epoch, run.epochs)
+        return run.optimizer.lr * factor
+
+    def _finite(
+        self, losses: dict[str, paddle.Tensor], batch: dict[str, paddle.Tensor]
+    ) -> dict[str, float]:
+        """The losses as numbers; a NaN or infinity stops the run before it harms the weights."""
+        values = {name: float(loss) for name, loss in losses.items()}
+        bad = [name for name, value in values.items() if not np.isfinite(value)]
+        if bad:
+            raise FloatingPointError(
+                f"step {self.step}: the loss '{bad[0]}' is {values[bad[0]]}. "
+                f"People of the batch: {self._names(batch['index'].numpy())}. "
+                "The weights of the last checkpoint are not touched; a lower learning rate, "
+                "clip_norm or a longer warm-up usually helps."
+            )
+        return values
+
+    def _names(self, indices: np.ndarray) -> str:
+        source = self.experiment.train_dataset
+        names = [
+            f"{source.images[source.image_index[i]].path.name} (id {source.person_ids[i]})"
+            for i in indices
+        ]
+        return ", ".join(names)
+
+    def _batches(self) -> Iterator[tuple[dict[str, paddle.Tensor], float]]:
+        """Batches to the end of the run, each with the seconds waited for it."""
+        loader = training_loader(self.dataset, self.sampler, self.experiment.workers)
+        started = time.perf_counter()
+        for batch in loader:
+            yield batch, time.perf_counter() - started
+            started = time.perf_counter()
+
+    def save(self) -> None:
+        """Writes `latest`: everything that going on needs."""
+        save_state(self.folder / "latest.safetensors", self)
+
+
+def train(experiment: Experiment, resume: bool = False) -> Trainer:
+    """Trains an experiment to its end, on the devices that this process was launched for.
+
+    Args:
+        experiment: what to train.
+        resume: go on from the run's `latest` instead of starting anew.
+    """
+    if paddle.distributed.get_world_size() > 1:
+        paddle.distributed.init_parallel_env()
+    trainer = Trainer(experiment, resume)
+    trainer.train()
+    return trainer

@@ -1,0 +1,124 @@
+"""A checked config and the objects that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ppose.codecs.heatmap import Heatmap
+from ppose.config import dump_config, load_config
+from ppose.data.coco import CocoDataset
+from ppose.data.transforms import BoxCrop, Normalize, Transform
+from ppose.engine.optim import Optimizer, Schedule
+from ppose.engine.predict import PoseEstimator
+from ppose.losses import Loss
+from ppose.metrics.coco import CocoMetric
+from ppose.models import PoseNet
+from ppose.postprocess import Postprocess
+from ppose.registry import build, check
+from ppose.skeleton import Skeleton
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """The top-level keys of a config; the hints are their schema.
+
+    Attributes:
+        name: of the run; the config file's name unless given.
+        skeleton: joints; a name that ships or a node.
+        input_size: width and height of the network's input, for others to refer to.
+        model, codec, crop, normalize: the network and both of its ends.
+        train_transforms: from picture and box to input in training, in order; has one `Warp`.
+        train_dataset, val_dataset: where images and annotations are.
+        loss, optimizer, schedule: what training minimises and how.
+        metric, postprocess: how people are scored.
+        flip_test: average with the mirror image in evaluation and inference.
+        epochs: passes over the training data.
+        batch_size: people in a batch on each device.
+        workers: processes that load training data.
+        eval_every: epochs between two evaluations during training.
+        log_every: steps between two lines on the console.
+        seed: of initial weights, order and augmentation.
+        pretrain_weights: where training starts from; a head that does not fit is left fresh.
+        weights: what is evaluated and run; loaded strictly.
+        output_dir: folder of the run.
+    """
+
+    name: str
+    skeleton: Skeleton
+    input_size: tuple[int, int]
+    model: PoseNet
+    codec: Heatmap
+    crop: BoxCrop
+    normalize: Normalize
+    train_transforms: list[Transform]
+    train_dataset: CocoDataset
+    val_dataset: CocoDataset
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    metric: CocoMetric
+    postprocess: Postprocess
+    flip_test: bool
+    epochs: int
+    batch_size: int
+    workers: int
+    eval_every: int
+    log_every: int
+    seed: int
+    pretrain_weights: str | None
+    weights: str | None
+    output_dir: str
+
+
+class Experiment:
+    """One run as its config describes it.
+
+    The config is checked as a whole at once; each part is built when it is first used, so that
+    inference needs no data set.
+
+    Args:
+        config: resolved config.
+
+    Raises:
+        ConfigError: a key, argument or type that does not fit, with its place.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        check(config, Config)
+        self.config = config
+
+    @classmethod
+    def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+        """Reads a YAML config; see `load_config` for the overrides."""
+        return cls(load_config(path, overrides))
+
+    def __getattr__(self, key: str) -> Any:
+        """Plain values of the config: `experiment.epochs`."""
+        hints = get_type_hints(Config)
+        if key.startswith("_") or key not in hints:
+            raise AttributeError(f"Experiment has no '{key}'")
+        made = build(self.config[key], hints[key], key)
+        self.__dict__[key] = made
+        return made
+
+    def estimator(self) -> PoseEstimator:
+        """The network, with its weights as they are now, ready for pictures."""
+        return PoseEstimator(
+            network=self.model,
+            codec=self.codec,
+            crop=self.crop,
+            normalize=self.normalize,
+            postprocess=self.postprocess,
+            flip_test=self.flip_test,
+            batch_size=self.batch_size,
+        )
+
+    def save(self) -> Path:
+        """Writes the resolved config into the run's folder."""
+        path = Path(self.output_dir) / "config.yml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(dump_config(self.config), encoding="utf-8")
+        return path

@@ -1,0 +1,47 @@
+"""A small data set of synthetic people, and a small experiment on it."""
+
+from pathlib import Path
+
+import pytest
+
+from ppose.data.synthetic import write_coco
+
+ROOT = Path(__file__).parents[1]
+TRAIN, VAL = 12, 6
+
+
+@pytest.fixture(scope="session")
+def people(tmp_path_factory):
+    """Folder with `train`, `val` and `annotations` of a few pictures each."""
+    folder = tmp_path_factory.mktemp("people")
+    write_coco(folder, "train", TRAIN, seed=1, size_wh=(160, 120))
+    write_coco(folder, "val", VAL, seed=1, size_wh=(160, 120))
+    return folder
+
+
+@pytest.fixture
+def small_run(people, tmp_path):
+    """Overrides that make `configs/quickstart.yml` a run of seconds; writes below tmp_path."""
+    backbone = "{type: HRNet, width: 4, modules: [1, 1, 1], blocks: 1, stem_width: 8, "
+    return [
+        f"train_dataset.image_dir={people}/train",
+        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
+        f"val_dataset.image_dir={people}/val",
+        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        f"output_dir={tmp_path}/run",
+        "model.backbone=" + backbone + "stage1_width: 4, stage1_blocks: 1}",
+        "input_size=[64, 64]",
+        "weights=null",
+        "schedule={type: Constant}",
+        "batch_size=8",
+        "epochs=2",
+        "workers=0",
+        "eval_every=2",
+        "log_every=1",
+    ]
+
+
+@pytest.fixture
+def quickstart():
+    """Path of the quick start's config."""
+    return ROOT / "configs" / "quickstart.yml"

@@ -1,0 +1,86 @@
+"""Schedules are the curves that they are named after; optimizers move weights."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppose.engine.optim import Constant, CosineDecay, LinearDecay, Optimizer, Schedule, StepDecay
+from ppose.registry import build, registered
+
+EPOCHS, PER_EPOCH = 10, 20
+
+
+def curve(schedule):
+    return np.array([schedule.factor(s, PER_EPOCH, EPOCHS) for s in range(EPOCHS * PER_EPOCH)])
+
+
+def test_step_decay_drops_at_its_milestones():
+    factors = curve(StepDecay(milestones=[4, 8], gamma=0.1))
+    assert np.allclose(factors, np.repeat([1, 0.1, 0.01], [80, 80, 40]))
+
+
+def test_cosine_and_linear_go_from_one_to_their_end():
+    for schedule in (CosineDecay(final=0.1), LinearDecay(final=0.1)):
+        factors = curve(schedule)
+        assert factors[0] == 1
+        assert (np.diff(factors) < 0).all()
+        assert schedule.factor(EPOCHS * PER_EPOCH, PER_EPOCH, EPOCHS) == pytest.approx(0.1)
+    assert LinearDecay().factor(100, PER_EPOCH, EPOCHS) == pytest.approx(0.5)
+    assert CosineDecay().factor(50, PER_EPOCH, EPOCHS) == pytest.approx((1 + np.sqrt(0.5)) / 2)
+
+
+@pytest.mark.parametrize("name", registered(Schedule))
+def test_warm_up_rises_in_a_line_into_the_curve(name):
+    milestones = {"milestones": [5]} if name == "StepDecay" else {}
+    plain = build({"type": name, **milestones})
+    warm = build({"type": name, "warmup_steps": 10, "warmup_factor": 0.1, **milestones})
+    ratio = curve(warm) / curve(plain)
+    assert np.allclose(ratio[:11], np.linspace(0.1, 1, 11))
+    assert np.allclose(ratio[10:], 1)
+
+
+def test_constant_is_constant():
+    assert (curve(Constant()) == 1).all()
+
+
+@pytest.mark.parametrize("name", registered(Optimizer))
+def test_optimizers_find_the_minimum(name):
+    paddle.seed(0)
+    layer = paddle.nn.Linear(3, 1)
+    optimizer = build({"type": name, "lr": 0.05}).create(layer.parameters())
+    x = paddle.to_tensor(np.random.default_rng(0).normal(size=(64, 3)).astype("float32"))
+    y = x @ paddle.to_tensor([[1.0], [-2.0], [0.5]])
+    for _ in range(300):
+        loss = (layer(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.clear_grad()
+    assert float(loss) < 1e-3
+
+
+@pytest.mark.parametrize("name", registered(Optimizer))
+@pytest.mark.parametrize(
+    "switch", [{"weight_decay": 0.5}, {"clip_norm": 1e-3}], ids=["weight_decay", "clip_norm"]
+)
+def test_switches_change_the_step(name, switch):
+    """Two steps: Adam's first has the same length whatever the gradient's norm."""
+
+    def weights_after(arguments):
+        layer = paddle.nn.Linear(2, 1)
+        layer.set_state_dict({"weight": np.ones((2, 1), "float32"), "bias": np.ones(1, "float32")})
+        optimizer = build({"type": name, "lr": 0.1, **arguments}).create(layer.parameters())
+        for scale in (1.0, 5.0):
+            (layer(paddle.ones([1, 2])) * scale).sum().backward()
+            optimizer.step()
+            optimizer.clear_grad()
+        return layer.weight.numpy()
+
+    assert not np.allclose(weights_after({}), weights_after(switch), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"lr": 0.0}, {"lr": 1.0, "clip_norm": 0.0}], ids=["lr", "clip_norm"]
+)
+def test_wrong_arguments(arguments):
+    with pytest.raises(ValueError, match="has to be above 0"):
+        build({"type": "Adam", **arguments})

@@ -1,0 +1,132 @@
+"""The estimator finds what is there, in the pixels of the image, however it is asked."""
+
+import cv2
+import numpy as np
+import paddle
+import pytest
+
+from ppose.codecs.heatmap import Heatmap
+from ppose.data.images import ImageError
+from ppose.data.transforms import BoxCrop, Normalize
+from ppose.engine.predict import PoseEstimator, Request
+from ppose.postprocess import Postprocess
+from ppose.skeleton import COCO17
+
+SIZE = (96, 128)
+
+
+class Lamp(paddle.nn.Layer):
+    """A network that shows every joint where the picture is bright; cell i sees pixel 4·i."""
+
+    def forward(self, images):
+        pool = paddle.nn.functional.avg_pool2d
+        smooth = pool(images.mean(axis=1, keepdim=True) + 2.2, 15, 1, 7)
+        return pool(smooth, 15, 4, 7).tile([1, 17, 1, 1])
+
+
+def estimator(**changes):
+    parts = {
+        "network": Lamp(),
+        "codec": Heatmap(COCO17, SIZE, refine="dark"),
+        "crop": BoxCrop(SIZE),
+        "normalize": Normalize(),
+        "postprocess": Postprocess(),
+    }
+    return PoseEstimator(**parts | changes)
+
+
+def lit(x, y, size_wh=(320, 240)):
+    image = np.zeros((size_wh[1], size_wh[0], 3), np.uint8)
+    cv2.circle(image, (x, y), 6, (255, 255, 255), -1, cv2.LINE_AA)
+    return image
+
+
+@pytest.mark.parametrize("box", [[40, 30, 90, 120], [60, 60, 60, 40], [10, 20, 200, 200]])
+@pytest.mark.parametrize("udp", [False, True])
+def test_a_light_is_found_in_pixels_of_the_image(box, udp):
+    crop, codec = BoxCrop(SIZE, udp=udp), Heatmap(COCO17, SIZE, refine="dark")
+    poses = estimator(crop=crop, codec=codec)(lit(88, 77), [box])
+    input_pixel = 1 / crop.matrix(np.array(box))[0, 0]
+    assert np.abs(poses.keypoints[0, :, :2] - (88, 77)).max() < input_pixel
+    assert 0 < poses.scores[0] <= 1
+    assert poses.box_source == "given boxes"
+
+
+def test_flip_test_averages_with_the_mirror_image():
+    crops = np.random.default_rng(0).integers(0, 256, (2, 128, 96, 3), np.uint8)
+    plain, both = estimator(), estimator(flip_test=True)
+    mirrored = plain.codec.unflip(plain.heatmaps(crops[:, :, ::-1]))
+    mean = (plain.heatmaps(crops) + mirrored) / 2
+    assert np.allclose(both.heatmaps(crops), mean, atol=1e-5)
+    assert np.abs(mean - plain.heatmaps(crops)).max() > 1e-3
+
+
+def test_without_boxes_the_picture_is_one_person():
+    poses = estimator()(lit(100, 100))
+    assert poses.boxes_xywh.tolist() == [[0, 0, 320, 240]]
+    assert poses.box_source == "whole picture"
+
+
+def test_box_scores_multiply_the_score():
+    one, half = (
+        estimator(postprocess=Postprocess(oks_nms=None))(lit(88, 77), [[40, 30, 90, 120, s]])
+        for s in (1, 0.5)
+    )
+    assert half.scores[0] == pytest.approx(one.scores[0] / 2)
+
+
+def test_nobody_is_no_error():
+    assert len(estimator()(lit(5, 5), [])) == 0
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 64])
+def test_batches_over_pictures_change_nothing(batch_size, tmp_path):
+    rng = np.random.default_rng(0)
+    requests = []
+    for i, people in enumerate((3, 0, 1, 2)):
+        path = tmp_path / f"{i}.png"
+        cv2.imwrite(str(path), rng.integers(0, 256, (120, 160, 3), np.uint8))
+        boxes = np.column_stack([rng.uniform(0, 40, (people, 2)), rng.uniform(50, 99, (people, 2))])
+        requests.append(Request(path, boxes, image_id=i))
+    loose = Postprocess(oks_nms=None)
+    found = list(estimator(batch_size=batch_size, postprocess=loose).run(requests))
+    assert [len(poses) for poses in found] == [3, 0, 1, 2]
+    assert [poses.image_id for poses in found] == [0, 1, 2, 3]
+    for request, poses in zip(requests, found, strict=True):
+        alone = estimator(postprocess=loose)(request.image, request.boxes_xywh)
+        assert np.allclose(alone.keypoints, poses.keypoints, atol=1e-3)
+
+
+def test_the_network_keeps_its_mode():
+    est = estimator()
+    est.network.train()
+    est(lit(9, 9))
+    assert est.network.training
+
+
+@pytest.mark.parametrize(
+    ("image", "boxes", "message"),
+    [
+        (np.zeros((4, 4), np.uint8), None, r"expected \(H, W, 3\) uint8 RGB, found \(4, 4\)"),
+        (np.zeros((4, 4, 3), np.float32), None, "float32"),
+        (np.zeros((0, 4, 3), np.uint8), None, "expected"),
+        (lit(9, 9), [[1, 2, 3]], r"boxes: expected shape \(P, 4\) or \(P, 5\), found \(1, 3\)"),
+        (lit(9, 9), [[1, 2, 0, 5]], "width and height above 0"),
+        (lit(9, 9), [[1, 2, float("nan"), 5]], "width and height above 0"),
+    ],
+)
+def test_wrong_input_is_explained(image, boxes, message):
+    with pytest.raises(ValueError, match=message):
+        estimator()(image, boxes)
+
+
+def test_unreadable_pictures_raise_or_are_left_out(tmp_path):
+    good, bad = tmp_path / "good.png", tmp_path / "bad.png"
+    cv2.imwrite(str(good), lit(9, 9))
+    bad.write_bytes(b"no picture")
+    with pytest.raises(ImageError):
+        estimator()(bad)
+    failed = []
+    found = list(estimator().run([Request(bad), Request(good)], failed))
+    assert [poses.file for poses in found] == [good]
+    assert len(failed) == 1

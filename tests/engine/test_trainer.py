@@ -1,0 +1,138 @@
+"""Training learns, stops on NaN, resumes exactly, and leaves what it promises."""
+
+import re
+
+import numpy as np
+import pytest
+from visualdl import LogReader
+
+from ppose.api import load
+from ppose.engine.trainer import Trainer, train
+from ppose.experiment import Experiment
+from ppose.weightfile import WeightsError, read_arrays, read_metadata
+
+
+def run_of(quickstart, small_run, *more):
+    return Experiment.from_file(quickstart, [*small_run, *more])
+
+
+def arrays_of(trainer):
+    return {k: v.numpy() for k, v in trainer.network.state_dict().items()}
+
+
+def same(one, two):
+    return one.keys() == two.keys() and all(np.array_equal(one[k], two[k]) for k in one)
+
+
+def test_training_lowers_the_loss(quickstart, small_run):
+    trainer = Trainer(run_of(quickstart, small_run, "epochs=12", "optimizer.lr=5e-3"), hooks=[])
+    losses = [
+        trainer._run_step(trainer.network, batch, 0.0).loss for batch, _ in trainer._batches()
+    ]
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_run_leaves_config_weights_state_and_curves(quickstart, small_run, capsys):
+    run = run_of(quickstart, small_run)
+    trainer = train(run)
+    folder = trainer.folder
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yml", "best.safetensors", "latest.safetensors", "vdl"
+    }  # fmt: skip
+    again = Experiment.from_file(folder / "config.yml")
+    assert again.config == run.config
+
+    out = capsys.readouterr().out
+    line = r"epoch 2/2  step \d+/\d+  loss [\d.]+  lr 2.00e-03  .* samples/s  data wait \d+%  ETA"
+    assert re.search(line, out)
+    assert "APM" in out
+
+    best = read_arrays(folder / "best.safetensors")
+    assert best.keys() == trainer.network.state_dict().keys()
+    assert float(read_metadata(folder / "best.safetensors")["AP"]) == pytest.approx(
+        trainer.best, abs=1e-4
+    )
+
+    (log,) = (folder / "vdl").glob("*.log")
+    tags = LogReader(file_path=str(log)).get_tags()
+    assert {"train/loss", "train/lr", "train/data_wait", "val/AP"} <= set(tags["scalar"])
+    assert tags["image"] == ["val/predictions"]
+
+
+@pytest.mark.parametrize("first_part", ["epochs=1", "epochs=2"])
+def test_resuming_gives_the_run_that_was_not_stopped(quickstart, small_run, first_part):
+    whole = Trainer(run_of(quickstart, small_run, "epochs=3"), hooks=[])
+    whole.train()
+
+    stopped = Trainer(run_of(quickstart, small_run, first_part), hooks=[])
+    stopped.train()
+    stopped.save()
+    resumed = Trainer(run_of(quickstart, small_run, "epochs=3"), resume=True, hooks=[])
+    assert resumed.step == stopped.step
+    resumed.train()
+    assert same(arrays_of(resumed), arrays_of(whole))
+
+
+def test_resuming_a_complete_run_does_nothing(quickstart, small_run, capsys):
+    train(run_of(quickstart, small_run))
+    capsys.readouterr()
+    train(run_of(quickstart, small_run), resume=True)
+    assert "this run is complete" in capsys.readouterr().out
+
+
+def test_resuming_needs_a_state_of_the_same_run(quickstart, small_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        train(run_of(quickstart, small_run), resume=True)
+    trainer = Trainer(run_of(quickstart, small_run), hooks=[])
+    trainer.save()
+    with pytest.raises(WeightsError, match="another 'batch_size': 8 then, 4 now"):
+        Trainer(run_of(quickstart, small_run, "batch_size=4"), resume=True, hooks=[])
+
+
+def test_nan_stops_with_the_people_named_and_the_weights_whole(quickstart, small_run):
+    trainer = Trainer(run_of(quickstart, small_run), hooks=[])
+    before = arrays_of(trainer)
+    batch, _ = next(trainer._batches())
+    batch["target"] = batch["target"] * float("nan")
+    with pytest.raises(FloatingPointError, match=r"step 0: the loss 'heatmap' is nan.*jpg \(id"):
+        trainer._run_step(trainer.network, batch, 0.0)
+    weights = {k for k in before if not k.endswith(("_mean", "_variance"))}
+    after = arrays_of(trainer)
+    assert all(np.array_equal(before[k], after[k]) for k in weights)
+
+
+def test_the_schedule_sets_the_learning_rate(quickstart, small_run):
+    run = run_of(quickstart, small_run, "schedule={type: LinearDecay}", "optimizer.lr=0.001")
+    trainer = Trainer(run, hooks=[])
+    rates = [trainer._run_step(trainer.network, batch, 0).lr for batch, _ in trainer._batches()]
+    assert np.allclose(rates, 0.001 * np.linspace(1, 0, len(rates), endpoint=False))
+
+
+def test_pretrained_weights_are_where_training_starts(quickstart, small_run, tmp_path, capsys):
+    first = train(run_of(quickstart, small_run))
+    path = first.folder / "latest.safetensors"
+    more = (f"pretrain_weights={path}", f"output_dir={tmp_path}/second", "optimizer.lr=1e-9")
+    second = train(run_of(quickstart, small_run, *more))
+    assert "loaded" in capsys.readouterr().out
+    drift = [
+        np.abs(p.numpy() - q.numpy()).max()
+        for p, q in zip(first.network.parameters(), second.network.parameters(), strict=True)
+        if not p.stop_gradient
+    ]
+    assert max(drift) < 1e-5
+
+
+def test_the_seed_sets_the_initial_weights(quickstart, small_run):
+    one, two, other = (
+        arrays_of(Trainer(run_of(quickstart, small_run, f"seed={seed}"), hooks=[]))
+        for seed in (0, 0, 1)
+    )
+    assert same(one, two)
+    assert not same(one, other)
+
+
+def test_the_best_weights_load_into_an_estimator(quickstart, small_run):
+    trainer = train(run_of(quickstart, small_run))
+    estimator = load(quickstart, overrides=small_run)
+    best = read_arrays(trainer.folder / "best.safetensors")
+    assert same({k: v.numpy() for k, v in estimator.network.state_dict().items()}, best)

@@ -1,0 +1,100 @@
+"""Every config is whole: it builds, runs, and trains all of its parameters."""
+
+import numpy as np
+import paddle
+import pytest
+from conftest import ROOT
+
+from ppose.config import dump_config, load_config
+from ppose.data.loader import TrainingSet
+from ppose.experiment import Experiment
+from ppose.registry import ConfigError
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yml"))
+
+
+@pytest.fixture
+def on(people):
+    """A config with the small data set, at 64×64."""
+
+    def on(path):
+        return Experiment.from_file(
+            path,
+            [
+                f"train_dataset.image_dir={people}/train",
+                f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
+                f"val_dataset.image_dir={people}/val",
+                f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+                "input_size=[64, 64]",
+            ],
+        )
+
+    return on
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
+    run = on(path)
+    dataset = TrainingSet(run.train_dataset, run.train_transforms, run.codec, run.seed)
+    samples = [dataset[0, i] for i in range(4)]
+    batch = {k: paddle.to_tensor(np.stack([s[k] for s in samples])) for k in samples[0]}
+
+    outputs = run.model(run.normalize(batch["image"]))
+    assert outputs.shape == batch["target"].shape
+    losses = run.loss(outputs, batch)
+    sum(losses.values()).backward()
+    for name, parameter in run.model.named_parameters():
+        if not parameter.stop_gradient:
+            gradient = parameter.grad.numpy()
+            assert np.isfinite(gradient).all(), name
+            assert gradient.any(), name
+
+    optimizer = run.optimizer.create(run.model.parameters())
+    optimizer.step()
+    assert 0 < run.schedule.factor(0, 100, run.epochs) <= 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config_explains_itself_and_its_print_is_valid(path, tmp_path):
+    text = path.read_text()
+    head = text[: text.index("_base_")]
+    assert f"-c configs/{path.name}" in head or "make quickstart" in head
+    assert "AP" in head
+    resolved = tmp_path / path.name
+    resolved.write_text(dump_config(load_config(path)))
+    assert Experiment.from_file(resolved).config == load_config(path)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.backbone.widht=48",
+            r"model.backbone.widht: HRNet has no argument 'widht'; did",
+        ),
+        ("epoch=1", "epoch: Config has no argument 'epoch'; did you mean 'epochs'"),
+        ("epochs=many", "epochs: expected int, found str 'many'"),
+        ("val_dataset.image_dri=x", "val_dataset.image_dri: .*did you mean 'image_dir'"),
+        ("skeleton=coco_17", "did you mean 'coco17'"),
+        ("codec.refine=darc", "codec.refine: expected one of 'argmax', 'quarter', 'dark'"),
+        ("train_transforms.2.spread=x", "train_transforms.2.spread: expected float"),
+        ("loss.type=HeatMapMSE", "did you mean 'HeatmapMSE'"),
+    ],
+)
+def test_wrong_keys_and_values_are_named_before_anything_runs(override, message):
+    with pytest.raises(ConfigError, match=message):
+        Experiment.from_file(ROOT / "configs" / "hrnet_w32_256x192.yml", [override])
+
+
+def test_input_size_moves_everything_that_refers_to_it():
+    path = ROOT / "configs" / "hrnet_w32_256x192.yml"
+    run = Experiment.from_file(path, ["input_size=[288, 384]"])
+    assert run.codec.cells_wh == (72, 96)
+    assert run.crop.size_wh == (288, 384)
+    assert run.train_transforms[1].size_wh == (288, 384)
+
+
+def test_an_attribute_that_is_no_key_is_an_attribute_error():
+    run = Experiment.from_file(ROOT / "configs" / "quickstart.yml")
+    with pytest.raises(AttributeError, match="no 'epoch'"):
+        _ = run.epoch

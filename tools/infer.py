@@ -1,0 +1,65 @@
+"""Finds poses in pictures: writes the pictures with the poses drawn on them, and one JSON."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ppose.cli import parser, run
+
+EXAMPLES = """\
+  python tools/infer.py -c configs/quickstart.yml --infer_img=dataset/test_image/people.jpg \\
+      --bbox_file=dataset/test_image/boxes.json
+  python tools/infer.py -c configs/hrnet_w32_256x192.yml --infer_img='photos/*.jpg' \\
+      -o weights=PATH_OR_URL
+  python tools/infer.py -c configs/quickstart.yml --infer_img=photo.jpg --box 10 20 100 250 \\
+      --box 130 15 90 240
+
+Without boxes a picture is taken as one person who fills it. A box file is a JSON list of
+{"file_name": "photo.jpg", "bbox": [x, y, width, height], "score": 0.9}; COCO's results format,
+with "image_id" for a file named by its id, works too.
+The JSON holds for each picture and person: box, score, and x, y, score of every joint."""
+
+
+def main() -> None:
+    arguments = parser(__doc__, EXAMPLES)
+    arguments.add_argument("--infer_img", required=True, help="a picture, a folder or a pattern")
+    arguments.add_argument("--output_dir", default=None, help="default: OUTPUT_DIR/infer")
+    arguments.add_argument("--bbox_file", default=None, help="boxes of people, JSON")
+    arguments.add_argument(
+        "--min_box_score", type=float, default=0.3, help="leave out boxes below; default 0.3"
+    )
+    arguments.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X", "Y", "W", "H"),
+        help="a person in the picture; give it once for each",
+    )
+    arguments.add_argument(
+        "--draw_threshold",
+        type=float,
+        default=0.3,
+        help="joints below this score are not drawn; the JSON holds all. Default 0.3",
+    )
+    args = arguments.parse_args()
+    if args.box and args.bbox_file:
+        arguments.error("give --box or --bbox_file, not both")
+
+    from ppose.engine.infer import infer
+    from ppose.experiment import Experiment
+
+    infer(
+        Experiment.from_file(args.config, args.override),
+        pictures=args.infer_img,
+        output_dir=args.output_dir,
+        boxes=args.box,
+        bbox_file=args.bbox_file,
+        min_box_score=args.min_box_score,
+        min_joint_score=args.draw_threshold,
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,33 @@
+"""Trains the network of a config."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ppose.cli import parser, run
+
+EXAMPLES = """\
+  python tools/train.py -c configs/quickstart.yml
+  python tools/train.py -c configs/hrnet_w32_256x192.yml --resume
+  python tools/train.py -c configs/tinypose_256x192.yml -o pretrain_weights=tinypose.pdparams \\
+      epochs=5 optimizer.lr=1e-4
+  python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c configs/hrnet_w32_256x192.yml
+
+The run's folder (output_dir) gets config.yml, best.safetensors (weights of the best AP),
+latest.safetensors (what --resume needs) and vdl (visualdl --logdir output)."""
+
+
+def main() -> None:
+    arguments = parser(__doc__, EXAMPLES)
+    arguments.add_argument("--resume", action="store_true", help="go on from latest.safetensors")
+    args = arguments.parse_args()
+
+    from ppose.engine.trainer import train
+    from ppose.experiment import Experiment
+
+    train(Experiment.from_file(args.config, args.override), resume=args.resume)
+
+
+if __name__ == "__main__":
+    run(main)
