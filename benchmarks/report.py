@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with `--json`."""
-    made = argparse.ArgumentParser(description=description)
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     made.add_argument("--json", metavar="FILE", help="write the table here as well")
     return made
 

@@ -13,8 +13,9 @@ from ppose import cpu
 if TYPE_CHECKING:
     from ppose.api import load as load
 
-# Paddle says so at each import; ppose compiles nothing.
+# Paddle says both to everybody; ppose compiles nothing, and means batch norm as it is.
 warnings.filterwarnings("ignore", message="No ccache found")
+warnings.filterwarnings("ignore", message="When training, we now always track global mean")
 
 cpu.prepare()
 

@@ -96,7 +96,7 @@ class Experiment:
         return cls(load_config(path, overrides))
 
     def __getattr__(self, key: str) -> Any:
-        """Plain values of the config: `experiment.epochs`."""
+        """What a key of the config describes, built when it is first asked for."""
         hints = get_type_hints(Config)
         if key.startswith("_") or key not in hints:
             raise AttributeError(f"Experiment has no '{key}'")

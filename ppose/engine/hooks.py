@@ -147,6 +147,7 @@ class Evaluation(Hook):
         if trainer.epoch % run.eval_every and trainer.epoch != run.epochs:
             return
         started = time.perf_counter()
+        trainer.share_statistics()
         scores = evaluate(run.estimator(), run.val_dataset, run.metric, quiet=not trainer.is_main)
         if not trainer.is_main:
             return

@@ -14,7 +14,12 @@ from ppose.checkpoint import load_pretrained
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
 from ppose.engine.hooks import Hook, default_hooks
 from ppose.engine.state import load_state, save_state
+from ppose.errors import PposeError
 from ppose.experiment import Experiment
+
+
+class DivergedError(PposeError, FloatingPointError):
+    """The loss became NaN or infinite."""
 
 
 @dataclass
@@ -76,7 +81,9 @@ class Trainer:
         paddle.seed(experiment.seed)
         self.network = experiment.model
         if experiment.pretrain_weights and not resume:
-            print(load_pretrained(self.network, experiment.pretrain_weights))
+            loaded = load_pretrained(self.network, experiment.pretrain_weights)
+            if self.is_main:
+                print(loaded)
         self.optimizer = experiment.optimizer.create(self.network.parameters())
         self.step = 0
         self.best: float | None = None
@@ -113,8 +120,8 @@ class Trainer:
         forward = self.network if self.devices == 1 else paddle.DataParallel(self.network)
         for hook in self.hooks:
             hook.before_train(self)
-        for batch, waited in self._batches():
-            report = self._run_step(forward, batch, waited)
+        for batch, waited in self.batches():
+            report = self.run_step(forward, batch, waited)
             for hook in self.hooks:
                 hook.after_step(self, report)
             if self.step % self.sampler.steps_per_epoch == 0:
@@ -123,9 +130,19 @@ class Trainer:
         for hook in self.hooks:
             hook.after_train(self)
 
-    def _run_step(
+    def run_step(
         self, forward: paddle.nn.Layer, batch: dict[str, paddle.Tensor], waited: float
     ) -> StepReport:
+        """One optimizer step.
+
+        Args:
+            forward: the network, as one process or several share it.
+            batch: what `TrainingSet` gives, stacked.
+            waited: seconds that the batch took to arrive.
+
+        Raises:
+            DivergedError: the loss is not finite; the weights are as they were.
+        """
         started = time.perf_counter()
         self.network.train()
         lr = self._learning_rate()
@@ -162,7 +179,7 @@ class Trainer:
         values = {name: float(loss) for name, loss in losses.items()}
         bad = [name for name, value in values.items() if not np.isfinite(value)]
         if bad:
-            raise FloatingPointError(
+            raise DivergedError(
                 f"step {self.step}: the loss '{bad[0]}' is {values[bad[0]]}. "
                 f"People of the batch: {self._names(batch['index'].numpy())}. "
                 "The weights of the last checkpoint are not touched; a lower learning rate, "
@@ -178,13 +195,21 @@ class Trainer:
         ]
         return ", ".join(names)
 
-    def _batches(self) -> Iterator[tuple[dict[str, paddle.Tensor], float]]:
+    def batches(self) -> Iterator[tuple[dict[str, paddle.Tensor], float]]:
         """Batches to the end of the run, each with the seconds waited for it."""
         loader = training_loader(self.dataset, self.sampler, self.experiment.workers)
         started = time.perf_counter()
         for batch in loader:
             yield batch, time.perf_counter() - started
             started = time.perf_counter()
+
+    def share_statistics(self) -> None:
+        """Gives all processes the batch-norm statistics of the first, which are the saved ones."""
+        if self.devices == 1:
+            return
+        for tensor in self.network.state_dict().values():
+            if tensor.stop_gradient:
+                paddle.distributed.broadcast(tensor, 0)
 
     def save(self) -> None:
         """Writes `latest`: everything that going on needs."""

@@ -147,6 +147,7 @@ class Branches(nn.Layer):
 
     def __init__(self, name: str, widths: Sequence[int], blocks: int):
         super().__init__()
+        # Checkpoints know the blocks by flat names; inside a list the chains add none.
         self._chains = [
             nn.Sequential(
                 *(

@@ -7,7 +7,7 @@ import pytest
 from visualdl import LogReader
 
 from ppose.api import load
-from ppose.engine.trainer import Trainer, train
+from ppose.engine.trainer import DivergedError, Trainer, train
 from ppose.experiment import Experiment
 from ppose.weightfile import WeightsError, read_arrays, read_metadata
 
@@ -26,9 +26,7 @@ def same(one, two):
 
 def test_training_lowers_the_loss(quickstart, small_run):
     trainer = Trainer(run_of(quickstart, small_run, "epochs=12", "optimizer.lr=5e-3"), hooks=[])
-    losses = [
-        trainer._run_step(trainer.network, batch, 0.0).loss for batch, _ in trainer._batches()
-    ]
+    losses = [trainer.run_step(trainer.network, batch, 0.0).loss for batch, _ in trainer.batches()]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -92,10 +90,10 @@ def test_resuming_needs_a_state_of_the_same_run(quickstart, small_run, tmp_path)
 def test_nan_stops_with_the_people_named_and_the_weights_whole(quickstart, small_run):
     trainer = Trainer(run_of(quickstart, small_run), hooks=[])
     before = arrays_of(trainer)
-    batch, _ = next(trainer._batches())
+    batch, _ = next(trainer.batches())
     batch["target"] = batch["target"] * float("nan")
-    with pytest.raises(FloatingPointError, match=r"step 0: the loss 'heatmap' is nan.*jpg \(id"):
-        trainer._run_step(trainer.network, batch, 0.0)
+    with pytest.raises(DivergedError, match=r"step 0: the loss 'heatmap' is nan.*jpg \(id"):
+        trainer.run_step(trainer.network, batch, 0.0)
     weights = {k for k in before if not k.endswith(("_mean", "_variance"))}
     after = arrays_of(trainer)
     assert all(np.array_equal(before[k], after[k]) for k in weights)
@@ -104,7 +102,7 @@ def test_nan_stops_with_the_people_named_and_the_weights_whole(quickstart, small
 def test_the_schedule_sets_the_learning_rate(quickstart, small_run):
     run = run_of(quickstart, small_run, "schedule={type: LinearDecay}", "optimizer.lr=0.001")
     trainer = Trainer(run, hooks=[])
-    rates = [trainer._run_step(trainer.network, batch, 0).lr for batch, _ in trainer._batches()]
+    rates = [trainer.run_step(trainer.network, batch, 0).lr for batch, _ in trainer.batches()]
     assert np.allclose(rates, 0.001 * np.linspace(1, 0, len(rates), endpoint=False))
 
 
