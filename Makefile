@@ -1,9 +1,10 @@
 # make quickstart | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
 PYTHON ?= python3
-GPU ?=
+GPU ?= $(shell cat .venv/gpu 2>/dev/null)
 PADDLE_GPU = paddlepaddle-gpu==3.3.1 -i https://www.paddlepaddle.org.cn/packages/stable/$(GPU)/
 JOBS ?= 2
 BIN := .venv/bin
+DATA := dataset/synthetic_easy
 RUN := output/quickstart
 
 .DEFAULT_GOAL := help
@@ -14,11 +15,14 @@ help:
 	@echo "make test         run every test"
 	@echo "make check        lint, formatting, types"
 	@echo "make install      only make .venv; GPU=cu126 takes Paddle's GPU build for CUDA 12.6"
-	@echo "make clean        remove .venv, output and the synthetic data set"
+	@echo "make clean        remove .venv, output and the synthetic data sets"
 
-install: .venv/installed
+# The build of Paddle is part of the name, so that asking for another one installs it.
+INSTALLED := .venv/installed-$(or $(GPU),cpu)
 
-.venv/installed: requirements.txt requirements-nodeps.txt requirements-dev.txt pyproject.toml
+install: $(INSTALLED)
+
+$(INSTALLED): requirements.txt requirements-nodeps.txt requirements-dev.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "ppose needs Python 3.10 or newer; found $$($(PYTHON) --version)." \
 		"Name another: make install PYTHON=python3.11"; exit 1; }
@@ -30,18 +34,20 @@ install: .venv/installed
 ifneq ($(GPU),)
 	@$(BIN)/python -m pip uninstall --quiet --yes paddlepaddle
 	@$(BIN)/python -m pip install --quiet $(PADDLE_GPU)
+	@echo $(GPU) > .venv/gpu
 endif
 	@touch $@
 
 quickstart: install
-	$(BIN)/python tools/make_synthetic.py --output dataset/synthetic
+	rm -rf $(RUN)
+	$(BIN)/python tools/make_synthetic.py --output $(DATA) --difficulty easy --train 4000
 	$(BIN)/python tools/train.py -c configs/quickstart.yml
 	$(BIN)/python tools/eval.py -c configs/quickstart.yml \
 		-o weights=$(RUN)/best.safetensors --json $(RUN)/scores.json
 	$(BIN)/python tools/infer.py -c configs/quickstart.yml -o weights=$(RUN)/best.safetensors \
 		--infer_img=dataset/test_image --bbox_file=dataset/test_image/boxes.json
 	@echo
-	@echo "data      dataset/synthetic"
+	@echo "data      $(DATA)"
 	@echo "weights   $(RUN)/best.safetensors"
 	@echo "scores    $(RUN)/scores.json"
 	@echo "pictures  $(RUN)/infer"
@@ -56,4 +62,4 @@ check: install
 	$(BIN)/mypy
 
 clean:
-	rm -rf .venv output dataset/synthetic build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv output dataset/synthetic* build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -39,10 +39,15 @@ def load_chosen(experiment: Experiment, weights: str | Path | None = None) -> Po
 
 def chosen_weights(experiment: Experiment) -> str | Path:
     """The config's weights, else the best of the run; FileNotFoundError if there is neither."""
-    best = Path(experiment.output_dir) / "best.safetensors"
+    best = best_of_run(experiment)
     if experiment.weights or best.is_file():
         return experiment.weights or best
     raise FileNotFoundError(
         f"no weights: {experiment.name} names none and there is no {best}. Train first "
         "(tools/train.py), or give a path or URL: -o weights=PATH_OR_URL"
     )
+
+
+def best_of_run(experiment: Experiment) -> Path:
+    """Where training keeps the weights of the best AP."""
+    return Path(experiment.output_dir) / "best.safetensors"

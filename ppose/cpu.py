@@ -1,4 +1,4 @@
-"""Settings of the CPU that have to be made before Paddle is imported."""
+"""Settings of the CPU that have to be made before Paddle is imported: import ppose first."""
 
 from __future__ import annotations
 

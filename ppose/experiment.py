@@ -17,7 +17,7 @@ from ppose.losses import Loss
 from ppose.metrics.coco import CocoMetric
 from ppose.models import PoseNet
 from ppose.postprocess import Postprocess
-from ppose.registry import build, check
+from ppose.registry import ConfigError, build, check
 from ppose.skeleton import Skeleton
 
 
@@ -36,7 +36,7 @@ class Config:
         metric, postprocess: how people are scored.
         flip_test: average with the mirror image in evaluation and inference.
         epochs: passes over the training data.
-        batch_size: people in a batch on each device.
+        batch_size: people in a batch on each device, in training and inference.
         workers: processes that load training data.
         eval_every: epochs between two evaluations during training.
         log_every: steps between two lines on the console.
@@ -73,6 +73,12 @@ class Config:
     output_dir: str
 
 
+_LEAST = {
+    **{"epochs": 1, "batch_size": 1, "eval_every": 1, "log_every": 1},
+    **{"workers": 0, "seed": 0},
+}
+
+
 class Experiment:
     """One run as its config describes it.
 
@@ -88,6 +94,9 @@ class Experiment:
 
     def __init__(self, config: dict[str, Any]):
         check(config, Config)
+        for key, least in _LEAST.items():
+            if config[key] < least:
+                raise ConfigError(f"{key}: expected at least {least}, found {config[key]}")
         self.config = config
 
     @classmethod
@@ -104,8 +113,26 @@ class Experiment:
         self.__dict__[key] = made
         return made
 
+    def check_fit(self) -> None:
+        """ConfigError if input, codec and network do not fit together."""
+        stride, multiple = self.model.backbone.stride, self.model.backbone.size_multiple
+        if self.codec.stride != stride:
+            raise ConfigError(
+                f"codec.stride: the network's maps have stride {stride}, found {self.codec.stride}"
+            )
+        if self.crop.size_wh != self.codec.size_wh:
+            raise ConfigError(
+                f"crop.size_wh: expected {self.codec.size_wh} as the codec has, found "
+                f"{self.crop.size_wh}"
+            )
+        if any(side % multiple for side in self.crop.size_wh):
+            raise ConfigError(
+                f"input_size: expected multiples of {multiple}, found {self.crop.size_wh}"
+            )
+
     def estimator(self) -> PoseEstimator:
         """The network, with its weights as they are now, ready for pictures."""
+        self.check_fit()
         return PoseEstimator(
             network=self.model,
             codec=self.codec,

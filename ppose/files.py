@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,15 +30,22 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_writable(path: str | Path) -> None:
+    """OSError if `path` cannot be written: better before long work than after it."""
+    with whole_file(Path(path).with_name(f"{Path(path).name}.try")) as trial:
+        trial.touch()
+    Path(path).with_name(f"{Path(path).name}.try").unlink()
+
+
 def write_json(path: str | Path, data: Any) -> None:
-    """Writes JSON; NaN becomes null, as JSON has no NaN."""
+    """Writes JSON; NaN and infinity become null, as JSON has neither."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_without_nan(data)) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(_finite(data)) + "\n", encoding="utf-8")
 
 
-def _without_nan(data: Any) -> Any:
+def _finite(data: Any) -> Any:
     if isinstance(data, dict):
-        return {k: _without_nan(v) for k, v in data.items()}
+        return {k: _finite(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
-        return [_without_nan(v) for v in data]
-    return None if isinstance(data, float) and data != data else data
+        return [_finite(v) for v in data]
+    return None if isinstance(data, float) and not math.isfinite(data) else data

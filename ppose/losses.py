@@ -5,7 +5,7 @@ from __future__ import annotations
 import paddle
 from paddle import Tensor
 
-from ppose.registry import register
+from ppose.registry import ConfigError, register
 
 
 class Loss:
@@ -40,6 +40,9 @@ class HeatmapOHKM(Loss):
     Args:
         joints: how many of the hardest joints count.
         scale: factor of the loss.
+
+    Raises:
+        ConfigError: called with fewer joints than that.
     """
 
     def __init__(self, joints: int = 8, scale: float = 0.5):
@@ -51,8 +54,8 @@ class HeatmapOHKM(Loss):
     def __call__(self, outputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         errors = _joint_errors(outputs, targets)
         if self.joints > errors.shape[1]:
-            raise ValueError(
-                f"HeatmapOHKM keeps the hardest {self.joints} joints, "
+            raise ConfigError(
+                f"loss.joints: HeatmapOHKM keeps the hardest {self.joints} joints, "
                 f"but there are only {errors.shape[1]}"
             )
         hardest = paddle.topk(errors, self.joints, axis=1)[0]

@@ -33,6 +33,7 @@ def small_run(people, tmp_path):
         "input_size=[64, 64]",
         "weights=null",
         "schedule={type: Constant}",
+        "optimizer.lr=2e-3",
         "batch_size=8",
         "epochs=2",
         "workers=0",

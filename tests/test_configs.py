@@ -94,6 +94,26 @@ def test_input_size_moves_everything_that_refers_to_it():
     assert run.train_transforms[1].size_wh == (288, 384)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["codec.stride=2"], "codec.stride: the network's maps have stride 4, found 2"),
+        (["input_size=[100, 100]"], "input_size: expected multiples of 32"),
+        (["crop.size_wh=[64, 64]"], r"crop.size_wh: expected \(96, 128\)"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named(overrides, message):
+    run = Experiment.from_file(ROOT / "configs" / "quickstart.yml", overrides)
+    with pytest.raises(ConfigError, match=message):
+        run.estimator()
+
+
+@pytest.mark.parametrize("key", ["epochs", "batch_size", "eval_every", "log_every"])
+def test_counts_are_at_least_one(key):
+    with pytest.raises(ConfigError, match=f"{key}: expected at least 1, found 0"):
+        Experiment.from_file(ROOT / "configs" / "quickstart.yml", [f"{key}=0"])
+
+
 def test_an_attribute_that_is_no_key_is_an_attribute_error():
     run = Experiment.from_file(ROOT / "configs" / "quickstart.yml")
     with pytest.raises(AttributeError, match="no 'epoch'"):

@@ -1,4 +1,4 @@
-"""What the documents say is true: their Python runs, and their links and commands lead somewhere."""
+"""What the documents say is true: their Python runs, their links and commands lead somewhere."""
 
 import re
 import subprocess
@@ -41,9 +41,8 @@ def test_links_lead_to_files(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_named_scripts_and_configs_exist(path):
-    for name in re.findall(
-        r"\b(?:tools|configs|dataset|benchmarks)/[\w./]+\.(?:py|yml)", path.read_text()
-    ):
+    pattern = r"\b(?:tools|configs|dataset|benchmarks)/[\w./]+\.(?:py|yml)"
+    for name in re.findall(pattern, path.read_text()):
         assert (ROOT / name).exists() or "X.yml" in name, name
 
 

@@ -5,6 +5,7 @@ import paddle
 import pytest
 
 from ppose.losses import HeatmapMSE, HeatmapOHKM
+from ppose.registry import ConfigError
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def test_ohkm_is_the_mean_of_the_hardest(batch, joints):
 
 def test_ohkm_with_more_joints_than_there_are_is_explained(batch):
     outputs, targets, _ = batch
-    with pytest.raises(ValueError, match="hardest 8 joints, but there are only 5"):
+    with pytest.raises(ConfigError, match="loss.joints: .*hardest 8 joints, but there are only 5"):
         HeatmapOHKM(joints=8)(outputs, targets)
 
 

@@ -147,7 +147,7 @@ def test_infer_with_given_boxes_and_a_draw_threshold(trained, people, tmp_path):
     [
         (["train", "-c", "configs/quikstart.yml"], "did you mean 'quickstart.yml'"),
         (["train", "-c", QUICKSTART, "-o", "epoch=1"], "epoch: .* did you mean 'epochs'"),
-        (["train", "-c", QUICKSTART, "-o", "train_dataset.image_dir=nowhere"], "nowhere"),
+        (["train", "-c", QUICKSTART, "-o", "train_dataset.anno_path=nowhere"], "nowhere"),
         (["eval", "-c", QUICKSTART, "-o", "weights=nowhere.pdparams"], "nowhere.pdparams"),
         (["eval", "-c", QUICKSTART, "-o", "weights=README.md"], "README.md"),
         (["eval", "-c", QUICKSTART, "-o", "weights=ftp://a/b.pdparams"], "ftp"),

@@ -51,6 +51,8 @@ class Heatmap:
         alignment: Literal["classic", "udp", "tinypose"] = "classic",
         shift_flip: bool = True,
     ):
+        if stride < 1:
+            raise ValueError(f"stride has to be at least 1, found {stride}")
         if any(side % stride for side in size_wh):
             raise ValueError(f"input size {size_wh} is not a multiple of the stride {stride}")
         if sigma <= 0:
@@ -59,6 +61,7 @@ class Heatmap:
             raise ValueError(f"blur is the width of a kernel: odd, at least 1; found {blur}")
         self.skeleton = skeleton
         self.size_wh = size_wh
+        self.stride = stride
         self.cells_wh = (size_wh[0] // stride, size_wh[1] // stride)
         self.sigma = sigma
         self.target = target

@@ -52,6 +52,7 @@ class CocoDataset:
         areas: (N,) float32 of the annotated outline or of the detector's box, square pixels.
         person_ids: (N,) int64 annotation ids; -1 with a `bbox_file`.
         category_id: of people.
+        min_box_score: as given.
         box_source: "ground truth" or the name of the `bbox_file`.
         problems: what was skipped or put right.
 
@@ -69,6 +70,7 @@ class CocoDataset:
         min_box_score: float = 0.0,
     ):
         self.skeleton = skeleton
+        self.min_box_score = min_box_score
         self.problems = Problems()
         self._image_dir = Path(image_dir)
         self._anno_path = Path(anno_path)

@@ -84,7 +84,7 @@ def list_images(pictures: str | Path) -> list[Path]:
     if not images:
         others = f"; found {len(found)} other files" if found else ""
         raise ImageError(f"{pictures}: no picture ({', '.join(sorted(_EXTENSIONS))}){others}")
-    return sorted(images, key=_natural)
+    return sorted(set(images), key=_natural)
 
 
 def nearest_path(path: Path) -> str:

@@ -15,9 +15,14 @@ import cv2
 import numpy as np
 
 from ppose import geometry
+from ppose.errors import PposeError
 from ppose.registry import register
 from ppose.skeleton import Skeleton
 from ppose.structures import Sample
+
+
+class PipelineError(PposeError, ValueError):
+    """Transforms that do not make an input of the network together."""
 
 
 class Transform:
@@ -31,9 +36,7 @@ class Geometry(Transform):
     """A random linear map about the pivot, applied with probability `p`."""
 
     def __init__(self, p: float = 1.0):
-        if not 0 <= p <= 1:
-            raise ValueError(f"p is a probability in 0..1, found {p}")
-        self.p = p
+        self.p = _probability(p)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) matrix about the origin, in pixels of the input."""
@@ -41,7 +44,7 @@ class Geometry(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
-            raise ValueError(f"{type(self).__name__} stands before the crop; put it behind")
+            raise PipelineError(f"{type(self).__name__} stands before the crop; put it behind")
         if rng.random() >= self.p:
             return sample
         matrix = geometry.about(self.draw(sample, rng), sample.pivot_xy)
@@ -61,10 +64,8 @@ class BoxCrop(Transform):
     def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
         if min(size_wh) < 1:
             raise ValueError(f"size_wh has to be above 0, found {size_wh}")
-        if padding <= 0:
-            raise ValueError(f"padding has to be above 0, found {padding}")
         self.size_wh = size_wh
-        self.padding = padding
+        self.padding = _positive("padding", padding)
         self.udp = udp
 
     def matrix(self, box_xywh: np.ndarray) -> np.ndarray:
@@ -99,9 +100,9 @@ class HalfBody(Transform):
         self, skeleton: Skeleton, p: float = 0.3, min_joints: int = 8, padding: float = 1.2
     ):
         self.halves = (skeleton.upper_index, skeleton.lower_index)
-        self.p = p
+        self.p = _probability(p)
         self.min_joints = min_joints
-        self.padding = padding
+        self.padding = _positive("padding", padding)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         person = sample.keypoints[0]
@@ -139,7 +140,7 @@ class RandomRotate(Geometry):
 
     def __init__(self, degrees: float, p: float = 0.6):
         super().__init__(p)
-        self.degrees = degrees
+        self.degrees = _within("degrees", degrees, 0, 180)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         return geometry.rotation(self.degrees * np.clip(rng.standard_normal(), -2, 2))
@@ -151,7 +152,7 @@ class RandomShift(Geometry):
 
     def __init__(self, fraction: float, p: float = 1.0):
         super().__init__(p)
-        self.fraction = fraction
+        self.fraction = _within("fraction", fraction, 0, 1)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         shift = rng.uniform(-self.fraction, self.fraction, 2) * sample.size_wh
@@ -182,7 +183,7 @@ class Warp(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
-            raise ValueError("Warp stands before the crop; put it behind")
+            raise PipelineError("Warp stands before the crop; put it behind")
         keypoints = sample.keypoints.copy()
         keypoints[..., :2] = geometry.transform_points(sample.matrix, keypoints[..., :2])
         return replace(
@@ -202,8 +203,8 @@ class ColorJitter(Transform):
     """Random brightness, contrast, saturation and hue, as one affine map of RGB.
 
     Args:
-        brightness, contrast, saturation: factors are drawn from 1 ± this.
-        hue: degrees of turn about the grey axis, drawn from 0 ± this.
+        brightness, contrast, saturation: factors are drawn from 1 ± this, which is in 0..1.
+        hue: degrees of turn about the grey axis, drawn from 0 ± this, up to 180.
         p: probability.
     """
 
@@ -217,9 +218,15 @@ class ColorJitter(Transform):
         hue: float = 0.0,
         p: float = 1.0,
     ):
-        self.spread = np.array([brightness, contrast, saturation])
-        self.hue = hue
-        self.p = p
+        self.spread = np.array(
+            [
+                _within("brightness", brightness, 0, 1),
+                _within("contrast", contrast, 0, 1),
+                _within("saturation", saturation, 0, 1),
+            ]
+        )
+        self.hue = _within("hue", hue, 0, 180)
+        self.p = _probability(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -259,10 +266,14 @@ class InformationDropping(Transform):
         radius: tuple[float, float] = (0.1, 0.2),
         offset: float = 0.05,
     ):
-        self.p = p
+        if patches < 1:
+            raise ValueError(f"patches has to be at least 1, found {patches}")
+        if not 0 < radius[0] <= radius[1] <= 1:
+            raise ValueError(f"radius is smallest, largest in 0..1, found {radius}")
+        self.p = _probability(p)
         self.patches = patches
         self.radius = radius
-        self.offset = offset
+        self.offset = _within("offset", offset, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         joints = sample.keypoints[sample.keypoints[..., 2] > 0][:, :2]
@@ -285,14 +296,19 @@ class Normalize:
     the device.
 
     Args:
-        mean, std: of each channel in 0..1; the defaults are ImageNet's.
+        mean, std: of R, G and B, in 0..1; the defaults are ImageNet's.
     """
 
     def __init__(
         self,
-        mean: Sequence[float] = (0.485, 0.456, 0.406),
-        std: Sequence[float] = (0.229, 0.224, 0.225),
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ):
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3 or not all(0 <= value <= 1 for value in values):
+                raise ValueError(f"{name} has three values in 0..1, of R, G and B; found {values}")
+        if min(std) == 0:
+            raise ValueError(f"std has to be above 0, found {std}")
         self.mean = np.array(mean, np.float32) * 255
         self.std = np.array(std, np.float32) * 255
 
@@ -312,3 +328,21 @@ def augmented(sample: Sample, transforms: Sequence[Transform], rng: np.random.Ge
     for transform in transforms:
         sample = transform(sample, rng)
     return sample
+
+
+def _probability(p: float) -> float:
+    if not 0 <= p <= 1:
+        raise ValueError(f"p is a probability in 0..1, found {p}")
+    return p
+
+
+def _within(name: str, value: float, low: float, high: float) -> float:
+    if not low <= value <= high:
+        raise ValueError(f"{name} has to be in {low}..{high}, found {value}")
+    return value
+
+
+def _positive(name: str, value: float) -> float:
+    if not 0 < value < np.inf:
+        raise ValueError(f"{name} has to be above 0, found {value}")
+    return value

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import paddle
 
-from ppose.api import chosen_weights, load_chosen
+from ppose.api import best_of_run, chosen_weights, load_chosen
 from ppose.data.coco import CocoDataset
 from ppose.data.images import ImageError
+from ppose.data.problems import DataError
 from ppose.engine.predict import PoseEstimator, Request
 from ppose.experiment import Experiment
-from ppose.files import write_json
+from ppose.files import check_writable, write_json
 from ppose.metrics.coco import CocoMetric, CocoScores
 from ppose.progress import progress
 from ppose.structures import Poses
@@ -32,11 +36,12 @@ def evaluate(
         quiet: no progress bar.
 
     Raises:
-        ImageError: not one picture could be read.
+        DataError: not one picture could be read.
     """
     metric.reset(dataset.category_id)
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-    requests = list(requests_of(dataset))[rank::world]
+    everything = list(requests_of(dataset))
+    requests = everything[rank::world]
     failed: list[ImageError] = []
     found: list[Poses] = []
     bar = progress(total=len(requests), unit="image", label="evaluate", quiet=quiet or rank > 0)
@@ -44,14 +49,16 @@ def evaluate(
         for poses in estimator.run(requests, failed):
             found.append(poses)
             bar.update(len(found) + len(failed) - bar.n)
-    if failed and not found:
-        raise failed[0]
-    for poses in _gathered(found, world):
-        metric.update(poses)
-    ground_truth = dataset.ground_truth()
     for error in failed:
         print(f"left out: {error}")
-    return metric.compute(ground_truth)
+    found = _gathered(found, world)
+    if everything and not found:
+        raise DataError("not one picture of val_dataset could be read")
+    for poses in found:
+        metric.update(poses)
+    unread = {r.image_id for r in everything} - {poses.image_id for poses in found}
+    scores = metric.compute(_without(dataset.ground_truth(), unread))
+    return replace(scores, left_out=len(unread))
 
 
 def evaluate_weights(
@@ -61,17 +68,27 @@ def evaluate_weights(
 
     Args:
         experiment: see `load_chosen` for which weights it takes.
-        scores_file: JSON of the scores, with weights, boxes and config's name.
+        scores_file: JSON of the scores and of what decides them: weights, boxes, flip test.
         results_file: all poses in COCO's results format.
     """
+    for target in filter(None, (scores_file, results_file)):
+        check_writable(target)
     print(f"val: {experiment.val_dataset.summary()}")
-    weights = str(chosen_weights(experiment))
+    weights = chosen_weights(experiment)
     print(f"weights: {weights}", flush=True)
+    best = best_of_run(experiment)
+    if best.is_file() and best != Path(weights):
+        print(f"(this config's own run is in {best}: -o weights={best})")
     estimator = load_chosen(experiment, weights)
     scores = evaluate(estimator, experiment.val_dataset, experiment.metric)
     print(scores.table())
     if scores_file:
-        about = {"config": experiment.name, "weights": weights}
+        about = {
+            "config": experiment.name,
+            "weights": str(weights),
+            "flip_test": experiment.flip_test,
+            "min_box_score": experiment.val_dataset.min_box_score,
+        }
         write_json(scores_file, about | scores.to_dict())
     if results_file:
         experiment.metric.save_results(results_file)
@@ -90,6 +107,14 @@ def requests_of(dataset: CocoDataset) -> Iterator[Request]:
                 image_id=record.image_id,
                 size_wh=record.size_wh,
             )
+
+
+def _without(ground_truth: dict[str, Any], image_ids: set[int | None]) -> dict[str, Any]:
+    """Pictures that could not be read count neither as misses nor as hits."""
+    return ground_truth | {
+        "images": [i for i in ground_truth["images"] if i["id"] not in image_ids],
+        "annotations": [a for a in ground_truth["annotations"] if a["image_id"] not in image_ids],
+    }
 
 
 def _gathered(found: list[Poses], world: int) -> list[Poses]:

@@ -42,9 +42,13 @@ def default_hooks(trainer: Trainer) -> list[Hook]:
     evaluation = Evaluation()
     if not trainer.is_main:
         return [evaluation]
-    board = Board(trainer)
+    board = Board()
     evaluation.board = board
     return [RunFolder(), Console(), board, evaluation, Latest()]
+
+
+def _is_due(trainer: Trainer) -> bool:
+    return trainer.step % trainer.experiment.log_every == 0 or trainer.step == trainer.last_step
 
 
 class RunFolder(Hook):
@@ -55,9 +59,7 @@ class RunFolder(Hook):
         print(f"config: {path}")
         print(f"train: {trainer.experiment.train_dataset.summary()}")
         print(f"val:   {trainer.experiment.val_dataset.summary()}")
-        if trainer.step >= trainer.last_step:
-            print(f"this run is complete: {trainer.epoch} epochs; raise epochs to go on")
-        elif trainer.step:
+        if trainer.step:
             print(f"resumed behind step {trainer.step} of {trainer.last_step}")
 
 
@@ -73,11 +75,11 @@ class Console(Hook):
         self.reports.append((report.loss, report.seconds, report.data_seconds, report.samples))
         self.losses.append(report.losses)
         self.replaced += report.replaced
-        if trainer.step % trainer.experiment.log_every and trainer.step != trainer.last_step:
+        if not _is_due(trainer):
             return
         loss, seconds, waited, samples = np.array(self.reports).T
         left = timedelta(seconds=round(seconds.mean() * (trainer.last_step - trainer.step)))
-        per_epoch = trainer.sampler.steps_per_epoch
+        per_epoch = trainer.steps_per_epoch
         parts = self._parts() if len(report.losses) > 1 else ""
         print(
             f"epoch {(trainer.step - 1) // per_epoch + 1}/{trainer.experiment.epochs}  "
@@ -101,13 +103,13 @@ class Console(Hook):
 class Board(Hook):
     """Scalars and pictures for VisualDL, in `vdl` of the run's folder."""
 
-    def __init__(self, trainer: Trainer):
+    def before_train(self, trainer: Trainer) -> None:
         from visualdl import LogWriter
 
         self.writer = LogWriter(logdir=str(trainer.folder / "vdl"))
 
     def after_step(self, trainer: Trainer, report: StepReport) -> None:
-        if trainer.step % trainer.experiment.log_every:
+        if not _is_due(trainer):
             return
         self._scalars(
             trainer,

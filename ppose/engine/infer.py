@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,8 @@ from ppose.files import write_json
 from ppose.progress import progress
 from ppose.structures import Poses
 from ppose.visualize import save_image
+
+_DRAWN_AS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 
 def infer(
@@ -33,39 +37,44 @@ def infer(
     Args:
         experiment: network and weights.
         pictures: a file, a folder or a pattern.
-        output_dir: where to write; None for `infer` in the run's folder.
+        output_dir: where to write; None for `infer` in the run's folder. A picture keeps its
+            name, with its folders before it where several have that name, and with .jpg behind
+            it if it has no ending of a picture.
         boxes: x, y, width, height of people, for a single picture.
         bbox_file: boxes of people in many pictures, see `BoxFile`.
         min_box_score: boxes of the file below it are left out.
         min_joint_score: joints below it are not drawn.
 
     Raises:
-        PposeError: no picture could be read, or the arguments contradict each other.
+        PposeError: no picture could be read, the arguments contradict each other, or an input
+            would be overwritten.
     """
+    if boxes and bbox_file:
+        raise PposeError("give boxes or a box file, not both")
     files = list_images(pictures)
     if boxes and len(files) > 1:
         raise PposeError(
             f"boxes were given for one picture, but there are {len(files)}; use a box file"
         )
-    requests = list(_requests(files, boxes, bbox_file, min_box_score))
-    estimator = load_chosen(experiment)
     folder = Path(output_dir or Path(experiment.output_dir) / "infer")
-    names = _output_names(files)
+    path = folder / "poses.json"
+    drawn = {file: folder / name for file, name in _output_names(files).items()}
+    inputs = [*files, Path(bbox_file)] if bbox_file else files
+    requests = _requests(files, boxes, bbox_file, min_box_score)
+    _refuse_overwriting(inputs, [*drawn.values(), path])
+    estimator = load_chosen(experiment)
     failed: list[ImageError] = []
     found: list[Poses] = []
     with progress(total=len(requests), label="infer", unit="image") as bar:
         for poses in estimator.run(requests, failed):
             found.append(poses)
             file = Path(poses.file or "")
-            save_image(
-                folder / names[file], poses.draw(read_image(file), min_score=min_joint_score)
-            )
+            save_image(drawn[file], poses.draw(read_image(file), min_score=min_joint_score))
             bar.update(len(found) + len(failed) - bar.n)
     for error in failed:
         print(f"left out: {error}")
     if not found:
         raise PposeError("no picture could be read")
-    path = folder / "poses.json"
     write_json(path, _report(estimator, found))
     people = sum(map(len, found))
     print(f"{people} people in {len(found)} pictures: {folder}, {path}")
@@ -73,30 +82,67 @@ def infer(
 
 def _requests(
     files: list[Path], boxes: list[list[float]] | None, bbox_file: str | None, min_score: float
-) -> Iterator[Request]:
-    table = BoxFile(bbox_file, min_score) if bbox_file else None
-    for file in files:
-        if table:
-            found = table.of(file)
-            yield Request(file, found[:, :4], found[:, 4], table.path.name)
-        elif boxes:
-            yield Request(file, np.array(boxes, np.float32), None, "given boxes")
-        else:
-            yield Request(file)
-    if table and not any(len(table.of(file)) for file in files):
+) -> list[Request]:
+    if boxes:
+        given = np.array(boxes, np.float32)
+        return [Request(file, given, box_source="given boxes") for file in files]
+    if not bbox_file:
+        return [Request(file) for file in files]
+    table = BoxFile(bbox_file, min_score)
+    for line in str(table.problems).splitlines():
+        print(f"{table.path.name}: {line}")
+    found = [table.of(file) for file in files]
+    if not any(map(len, found)):
         raise PposeError(
             f"{table.path} has no box with a score of at least {min_score} for any of the "
             f"{len(files)} pictures; its file_name or image_id has to be that of the picture"
         )
+    return [
+        Request(file, rows[:, :4], rows[:, 4], table.path.name)
+        for file, rows in zip(files, found, strict=True)
+    ]
 
 
 def _output_names(files: list[Path]) -> dict[Path, str]:
-    """A file name for each picture; pictures of one name in two folders get their folder's."""
-    names = [file.name for file in files]
-    return {
-        file: file.name if names.count(file.name) == 1 else "_".join(file.parts[-2:])
-        for file in files
-    }
+    """A file name for each picture, no two alike, even where upper and lower case are one.
+
+    Pictures of one name are named by their path below the folder that all have in common.
+    """
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    bearers = Counter(file.name.casefold() for file in set(files))
+    names: dict[Path, str] = {}
+    taken: set[str] = set()
+    for file in files:
+        own = Path(file.name)
+        if bearers[file.name.casefold()] > 1:
+            own = Path("_".join(file.absolute().relative_to(common).parts))
+        known = own.suffix.lower() in _DRAWN_AS
+        stem, ending = (own.stem, own.suffix) if known else (own.name, ".jpg")
+        names[file] = _unused(stem, ending, taken)
+        taken.add(names[file].casefold())
+    return names
+
+
+def _unused(stem: str, ending: str, taken: set[str]) -> str:
+    name, number = stem + ending, 2
+    while name.casefold() in taken:
+        name, number = f"{stem}_{number}{ending}", number + 1
+    return name
+
+
+def _refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
+    """Compares files rather than paths, so that links count too."""
+    read = {_identity(path) for path in inputs}
+    for path in outputs:
+        if path.exists() and _identity(path) in read:
+            raise PposeError(
+                f"the input {path} would be overwritten; choose another folder with --output_dir"
+            )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _report(estimator: PoseEstimator, found: list[Poses]) -> dict:

@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from reprlib import repr as short
 
 import numpy as np
 import paddle
@@ -15,8 +16,13 @@ from ppose import geometry
 from ppose.codecs.heatmap import Heatmap
 from ppose.data.images import ImageError, read_image
 from ppose.data.transforms import BoxCrop, Normalize, warp
+from ppose.errors import PposeError
 from ppose.postprocess import Postprocess
 from ppose.structures import Poses
+
+
+class InputError(PposeError, ValueError):
+    """An array or boxes in which no people can be looked for; the message says what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -101,16 +107,12 @@ class PoseEstimator:
 
         Raises:
             ImageError: the file cannot be read.
-            ValueError: the array or the boxes are not of the form above.
+            InputError: the array or the boxes are not of the form above.
         """
         source, boxes_xywh, scores = "whole picture", None, None
         if boxes is not None:
             source = "given boxes"
-            table = np.asarray(boxes, np.float32)
-            if table.size == 0:
-                table = table.reshape(0, 4)
-            if table.ndim != 2 or table.shape[1] not in (4, 5):
-                raise ValueError(f"boxes: expected shape (P, 4) or (P, 5), found {table.shape}")
+            table = _box_table(boxes)
             boxes_xywh, scores = table[:, :4], table[:, 4] if table.shape[1] == 5 else None
         image = image if isinstance(image, np.ndarray) else Path(image)
         return next(self.run([Request(image, boxes_xywh, scores, source)]))
@@ -126,7 +128,7 @@ class PoseEstimator:
                 None it raises.
 
         Raises:
-            ImageError, ValueError: as `__call__`.
+            ImageError, InputError: as `__call__`.
         """
         waiting: list[_Crops] = []
         count = 0
@@ -181,7 +183,7 @@ class PoseEstimator:
             boxes = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
         bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
         if bad.any():
-            raise ValueError(
+            raise InputError(
                 f"{request.image if isinstance(request.image, Path) else 'image'}: box "
                 f"{boxes[bad][0].tolist()} is not x, y, width, height with a width and height "
                 "above 0"
@@ -227,7 +229,24 @@ class PoseEstimator:
         )
 
 
+def _box_table(boxes: np.ndarray | Sequence) -> np.ndarray:
+    """(P, 4) or, with scores in 0..1, (P, 5) float32."""
+    try:
+        table = np.asarray(boxes, np.float32)
+    except (TypeError, ValueError):
+        raise InputError(f"boxes: expected rows of 4 or 5 numbers, found {short(boxes)}") from None
+    if table.size == 0:
+        return np.zeros((0, 4), np.float32)
+    if table.ndim != 2 or table.shape[1] not in (4, 5):
+        raise InputError(f"boxes: expected shape (P, 4) or (P, 5), found {table.shape}")
+    scores = table[:, 4:]
+    wrong = scores[~((scores >= 0) & (scores <= 1))]
+    if wrong.size:
+        raise InputError(f"boxes: expected scores in 0..1, found {wrong[0]:g}")
+    return table
+
+
 def _checked(image: np.ndarray) -> np.ndarray:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        raise ValueError(f"image: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
+        raise InputError(f"image: expected (H, W, 3) uint8 RGB, found {image.shape} {image.dtype}")
     return image

@@ -15,8 +15,11 @@ from ppose.weightfile import WeightsError, read_arrays, read_metadata, save_arra
 if TYPE_CHECKING:
     from ppose.engine.trainer import Trainer
 
-# Keys that a config may change between a run and its resumption.
-_MAY_CHANGE = {"epochs", "workers", "log_every", "eval_every", "output_dir", "val_dataset"}
+# What a run is; the rest of its config may change before it is resumed.
+_IDENTITY = (
+    *("skeleton", "input_size", "model", "codec", "crop", "normalize", "loss"),
+    *("train_dataset", "train_transforms", "optimizer", "schedule", "batch_size", "seed"),
+)
 
 
 def network_arrays(network: paddle.nn.Layer) -> dict[str, np.ndarray]:
@@ -30,7 +33,7 @@ def save_state(path: Path, trainer: Trainer) -> None:
     arrays |= {OPTIMIZER + k: v for k, v in _optimizer_arrays(trainer).items()}
     facts = {
         "step": trainer.step,
-        "steps_per_epoch": trainer.sampler.steps_per_epoch,
+        "steps_per_epoch": trainer.steps_per_epoch,
         "best": trainer.best,
         "config": trainer.experiment.config,
     }
@@ -56,6 +59,12 @@ def load_state(path: Path, trainer: Trainer) -> tuple[int, float | None]:
     if not isinstance(facts, dict) or "step" not in facts:
         raise WeightsError(f"{path} holds weights but no training state; pass it as weights")
     _same_run(path, facts["config"], trainer.experiment.config)
+    if facts["steps_per_epoch"] != trainer.steps_per_epoch:
+        raise WeightsError(
+            f"{path} comes from epochs of {facts['steps_per_epoch']} steps, but now they have "
+            f"{trainer.steps_per_epoch}: the data or the number of devices has changed. Start a "
+            "new run from these weights with pretrain_weights"
+        )
     weights = {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
     own = trainer.network.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: tuple(v.shape) for k, v in own.items()}:
@@ -69,7 +78,7 @@ def load_state(path: Path, trainer: Trainer) -> tuple[int, float | None]:
 
 
 def _same_run(path: Path, then: dict, now: dict) -> None:
-    changed = [k for k in now if k not in _MAY_CHANGE and then.get(k) != now[k]]
+    changed = [k for k in _IDENTITY if then.get(k) != now[k]]
     if changed:
         raise WeightsError(
             f"{path} was trained with another '{changed[0]}': {then.get(changed[0])!r} then, "

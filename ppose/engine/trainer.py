@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import paddle
 from ppose.checkpoint import load_pretrained
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
 from ppose.engine.hooks import Hook, default_hooks
+from ppose.engine.interrupt import StopRequest
 from ppose.engine.state import load_state, save_state
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
@@ -33,8 +35,6 @@ class StepReport:
         replaced: people whose picture could not be read and who stand for others.
         data_seconds: time spent waiting for the batch.
         seconds: time of the whole step.
-        batch: the batch itself.
-        outputs: the network's maps.
     """
 
     losses: dict[str, float]
@@ -43,8 +43,6 @@ class StepReport:
     replaced: int
     data_seconds: float
     seconds: float
-    batch: dict[str, paddle.Tensor] = field(repr=False)
-    outputs: paddle.Tensor = field(repr=False)
 
     @property
     def loss(self) -> float:
@@ -68,6 +66,9 @@ class Trainer:
     def __init__(
         self, experiment: Experiment, resume: bool = False, hooks: list[Hook] | None = None
     ):
+        # Before anything of the experiment is built: the network's first weights are drawn then.
+        paddle.seed(experiment.seed)
+        experiment.check_fit()
         self.experiment = experiment
         self.rank = paddle.distributed.get_rank()
         self.devices = paddle.distributed.get_world_size()
@@ -78,37 +79,46 @@ class Trainer:
             experiment.codec,
             experiment.seed,
         )
-        paddle.seed(experiment.seed)
         self.network = experiment.model
         if experiment.pretrain_weights and not resume:
             loaded = load_pretrained(self.network, experiment.pretrain_weights)
             if self.is_main:
                 print(loaded)
         self.optimizer = experiment.optimizer.create(self.network.parameters())
-        self.step = 0
-        self.best: float | None = None
-        if resume:
-            self.step, self.best = load_state(self.folder / "latest.safetensors", self)
         self.sampler = EpochSampler(
             samples=len(self.dataset),
             batch_size=experiment.batch_size,
             epochs=experiment.epochs,
             seed=experiment.seed,
-            first_step=self.step,
             rank=self.rank,
             devices=self.devices,
         )
+        self.step = 0
+        self.best: float | None = None
+        if resume:
+            self.step, self.best = load_state(self.latest, self)
+            self.sampler.first_step = self.step
         self.hooks = default_hooks(self) if hooks is None else hooks
+
+    @property
+    def latest(self) -> Path:
+        """The file that `--resume` needs."""
+        return self.folder / "latest.safetensors"
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one pass over the data."""
+        return self.sampler.steps_per_epoch
 
     @property
     def epoch(self) -> int:
         """Epochs completed."""
-        return self.step // self.sampler.steps_per_epoch
+        return self.step // self.steps_per_epoch
 
     @property
     def last_step(self) -> int:
         """Steps of the whole run."""
-        return self.sampler.steps_per_epoch * self.experiment.epochs
+        return self.steps_per_epoch * self.experiment.epochs
 
     @property
     def is_main(self) -> bool:
@@ -116,19 +126,33 @@ class Trainer:
         return self.rank == 0
 
     def train(self) -> None:
-        """Runs all remaining steps; a run that is complete already does nothing."""
+        """Runs all remaining steps.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+            DivergedError: see `run_step`.
+        """
         forward = self.network if self.devices == 1 else paddle.DataParallel(self.network)
         for hook in self.hooks:
             hook.before_train(self)
-        for batch, waited in self.batches():
-            report = self.run_step(forward, batch, waited)
-            for hook in self.hooks:
-                hook.after_step(self, report)
-            if self.step % self.sampler.steps_per_epoch == 0:
+        with StopRequest() as stop, closing(self.batches()) as batches:
+            for batch, waited in batches:
+                report = self.run_step(forward, batch, waited)
                 for hook in self.hooks:
-                    hook.after_epoch(self)
+                    hook.after_step(self, report)
+                if self.step % self.steps_per_epoch == 0:
+                    for hook in self.hooks:
+                        hook.after_epoch(self)
+                if stop.requested:
+                    self._stop()
         for hook in self.hooks:
             hook.after_train(self)
+
+    def _stop(self) -> None:
+        if self.is_main:
+            self.save()
+            print(f"saved at step {self.step} of {self.last_step}: --resume goes on from there")
+        raise KeyboardInterrupt
 
     def run_step(
         self, forward: paddle.nn.Layer, batch: dict[str, paddle.Tensor], waited: float
@@ -141,7 +165,7 @@ class Trainer:
             waited: seconds that the batch took to arrive.
 
         Raises:
-            DivergedError: the loss is not finite; the weights are as they were.
+            DivergedError: the loss is not finite; the trained weights are as they were.
         """
         started = time.perf_counter()
         self.network.train()
@@ -163,13 +187,11 @@ class Trainer:
             replaced=int(batch["replaced"].sum()),
             data_seconds=waited,
             seconds=time.perf_counter() - started + waited,
-            batch=batch,
-            outputs=outputs.detach(),
         )
 
     def _learning_rate(self) -> float:
         run = self.experiment
-        factor = run.schedule.factor(self.step, self.sampler.steps_per_epoch, run.epochs)
+        factor = run.schedule.factor(self.step, self.steps_per_epoch, run.epochs)
         return run.optimizer.lr * factor
 
     def _finite(
@@ -195,7 +217,7 @@ class Trainer:
         ]
         return ", ".join(names)
 
-    def batches(self) -> Iterator[tuple[dict[str, paddle.Tensor], float]]:
+    def batches(self) -> Generator[tuple[dict[str, paddle.Tensor], float], None, None]:
         """Batches to the end of the run, each with the seconds waited for it."""
         loader = training_loader(self.dataset, self.sampler, self.experiment.workers)
         started = time.perf_counter()
@@ -213,7 +235,7 @@ class Trainer:
 
     def save(self) -> None:
         """Writes `latest`: everything that going on needs."""
-        save_state(self.folder / "latest.safetensors", self)
+        save_state(self.latest, self)
 
 
 def train(experiment: Experiment, resume: bool = False) -> Trainer:
@@ -226,5 +248,13 @@ def train(experiment: Experiment, resume: bool = False) -> Trainer:
     if paddle.distributed.get_world_size() > 1:
         paddle.distributed.init_parallel_env()
     trainer = Trainer(experiment, resume)
-    trainer.train()
+    if trainer.latest.exists() and not resume:
+        raise PposeError(
+            f"{trainer.folder} holds a run already: --resume goes on with it, and another "
+            "output_dir starts a new one"
+        )
+    if trainer.step < trainer.last_step:
+        trainer.train()
+    elif trainer.is_main:
+        print(f"this run is complete: {trainer.epoch} epochs; raise epochs to go on")
     return trainer

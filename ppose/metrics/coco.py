@@ -41,6 +41,7 @@ class CocoScores:
         people: annotated people that count, with joints and not a crowd.
         detections: poses that were scored.
         box_source: where the boxes came from; scores from other boxes do not compare.
+        left_out: images that could not be read and do not count.
     """
 
     ap: float
@@ -57,6 +58,7 @@ class CocoScores:
     people: int
     detections: int
     box_source: str
+    left_out: int = 0
 
     def numbers(self) -> dict[str, float]:
         """The ten scores by COCO's names: AP, AP50 … ARL."""
@@ -74,6 +76,8 @@ class CocoScores:
             f"boxes: {self.box_source}; {self.images} images, {self.people} people annotated, "
             f"{self.detections} poses",
         ]
+        if self.left_out:
+            lines.append(f"{self.left_out} images could not be read and are left out")
         if not self.people:
             lines.append("no people are annotated in these images, so there is nothing to score")
         return "\n".join(lines)

@@ -141,6 +141,18 @@ def test_unflipped_maps_lie_on_the_straight_ones(alignment, shift_flip, cells_of
     assert np.allclose(straight - back, [cells_off, 0], atol=0.05)
 
 
+def test_tinypose_crops_with_udp_and_goes_back_without_it():
+    """As published: image = (cell − cells/2) · box/cells + middle of the box."""
+    box = np.array([10.0, 20.0, 90.0, 120.0])
+    codec = Heatmap(COCO17, SIZE, refine="argmax", alignment="tinypose")
+    maps = np.zeros((1, 17, 64, 48), np.float32)
+    maps[0, :, 50, 9] = 1
+    found = codec.decode(maps)[0, 0, :2]
+    to_image = np.linalg.inv(BoxCrop(SIZE, padding=1.0, udp=True).matrix(box))
+    expected = (np.array([9, 50]) - [24, 32]) * [90 / 48, 120 / 64] + [55, 80]
+    assert np.allclose(transform_points(to_image, found), expected, atol=1e-3)
+
+
 def test_joints_outside_have_no_weight():
     codec = Heatmap(COCO17, SIZE)
     keypoints = np.full((17, 3), 2.0)

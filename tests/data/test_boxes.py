@@ -36,6 +36,43 @@ def test_pictures_are_found_by_name_and_by_id(write):
     assert table.of(Path("b.jpg")).shape == (0, 5)
 
 
+def test_a_picture_in_the_working_directory_has_each_box_once(write):
+    table = BoxFile(write([{"file_name": "a.jpg", "bbox": [1, 2, 3, 4]}]))
+    assert table.of(Path("a.jpg")).tolist() == [[1, 2, 3, 4, 1]]
+
+
+def test_a_picture_is_found_by_its_path(write):
+    table = BoxFile(write([{"file_name": "x/a.jpg", "bbox": [1, 2, 3, 4]}]))
+    assert len(table.of(Path("x/a.jpg"))) == 1
+    assert len(table.of(Path("y/a.jpg"))) == 0
+
+
+def test_a_name_of_digits_that_are_no_number_is_no_id(write):
+    table = BoxFile(write([{"image_id": 2, "bbox": [1, 2, 3, 4]}]))
+    assert len(table.of(Path("².jpg"))) == 0
+
+
+def test_boxes_that_cannot_be_used_are_counted_and_left_out(write):
+    usable, other = [1, 2, 3, 4], {"category_id": 3}
+    entries = [
+        {"bbox": usable},
+        {"bbox": [1, 2, 0, 4]},
+        {"bbox": [1, 2, 3, -4], "score": 0.9},
+        {"bbox": [1, 2, 1e-99, 4]},
+        {"bbox": usable, "score": 87},
+        {"bbox": usable, "score": -0.1},
+        {"bbox": [1, 2, 0, 4]} | other,
+        {"bbox": usable, "score": 87} | other,
+    ]
+    table = BoxFile(write([{"file_name": "a.jpg"} | entry for entry in entries]), min_score=0.3)
+    assert table.of(Path("a.jpg")).tolist() == [[*usable, 1]]
+    assert str(table.problems).splitlines() == [
+        "skipped: box without a width or height: 3 (entry 1: bbox [1, 2, 0, 4]; "
+        "entry 2: bbox [1, 2, 3, -4]; entry 3: bbox [1, 2, 1e-99, 4])",
+        "skipped: box score outside 0..1: 2 (entry 4: score 87; entry 5: score -0.1)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -46,6 +83,8 @@ def test_pictures_are_found_by_name_and_by_id(write):
         ([{"file_name": "a", "bbox": [1, 2, 3]}], "entry 0: bbox has to be"),
         ([{"file_name": "a", "bbox": [1, 2, "x", 4]}], "bbox has to be"),
         ('[{"file_name": "a", "bbox": [1, 2, NaN, 4]}]', "bbox has to be"),
+        ([{"file_name": "a", "bbox": [1, 2, 1e99, 4]}], "bbox has to be"),
+        ([{"file_name": "a", "bbox": [1, 2, 10**400, 4]}], "bbox has to be"),
         ([{"file_name": "a", "bbox": [1, 2, 3, 4], "score": "high"}], "score has to be a number"),
     ],
 )
@@ -54,6 +93,7 @@ def test_faults_are_named(write, content, message):
         BoxFile(write(content))
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no box file .*boxes.json"):
-        BoxFile(tmp_path / "boxes.json")
+def test_a_missing_file_is_named_with_the_nearest(write):
+    path = write([])
+    with pytest.raises(PposeError, match=r"no file .*boxs\.json: .*did you mean 'boxes\.json'"):
+        BoxFile(path.with_name("boxs.json"))

@@ -1,16 +1,19 @@
 """Order and draws are functions of the seed; every person once an epoch; faults are replaced."""
 
+import multiprocessing
 from itertools import chain
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from ppose.data.images import ImageError
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
-from ppose.data.transforms import Warp
+from ppose.data.problems import DataError
+from ppose.data.transforms import BoxCrop, PipelineError, RandomShift, Transform, Warp
 from ppose.experiment import Experiment
+from ppose.registry import ConfigError
 
 
 @given(
@@ -19,9 +22,9 @@ from ppose.experiment import Experiment
     epochs=st.integers(1, 3),
     devices=st.integers(1, 3),
 )
+@example(samples=3, batch_size=1, epochs=1, devices=2)
 def test_every_sample_once_an_epoch_in_even_batches(samples, batch_size, epochs, devices):
-    if samples < devices:
-        return
+    assume(samples >= devices)
     shares = [
         list(EpochSampler(samples, batch_size, epochs, seed=0, rank=rank, devices=devices))
         for rank in range(devices)
@@ -31,7 +34,10 @@ def test_every_sample_once_an_epoch_in_even_batches(samples, batch_size, epochs,
     assert keys == [(e, i) for e in range(epochs) for i in range(samples)]
     sizes = [sum(map(len, step)) for step in zip(*shares, strict=True)]
     assert max(sizes) - min(sizes) <= 1
-    assert max(map(len, chain.from_iterable(shares))) <= batch_size
+    parts = [len(batch) for batch in chain.from_iterable(shares)]
+    uneven = batch_size == 1 and samples % devices
+    assert min(parts) >= 1
+    assert max(parts) <= (2 if uneven else batch_size)
 
 
 @given(st.integers(0, 40))
@@ -52,8 +58,20 @@ def test_epochs_and_seeds_give_other_orders():
 
 
 def test_more_devices_than_samples_is_an_error():
-    with pytest.raises(ValueError, match="2 samples cannot be shared by 3"):
+    with pytest.raises(DataError, match="2 samples cannot be shared by 3"):
         EpochSampler(2, 4, 1, seed=0, devices=3)
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "epochs", "message"),
+    [
+        (0, 1, "batch_size: expected at least 1, found 0"),
+        (4, -1, "epochs: expected at least 0, found -1"),
+    ],
+)
+def test_sizes_that_train_nothing_are_errors(batch_size, epochs, message):
+    with pytest.raises(ConfigError, match=message):
+        EpochSampler(20, batch_size, epochs, seed=0)
 
 
 @pytest.fixture
@@ -86,6 +104,7 @@ def test_samples_are_bytes_of_the_input_size_with_targets(experiment):
 
 
 def test_draws_differ_by_epoch_index_and_seed(experiment):
+    experiment.train_transforms.insert(-1, RandomShift(0.3))
     dataset, other = dataset_of(experiment), dataset_of(experiment, seed=1)
     images = [d[key]["image"] for d in (dataset, other) for key in ((0, 0), (1, 0))]
     assert len({image.tobytes() for image in images}) == 4
@@ -123,7 +142,77 @@ def test_nothing_but_broken_pictures_is_an_error(experiment):
         dataset[0, 0]
 
 
+class Failing(Transform):
+    """A transform with a bug."""
+
+    def __call__(self, sample, rng):
+        raise ZeroDivisionError("a bug")
+
+
+def batches_of(dataset, workers):
+    return training_loader(dataset, EpochSampler(len(dataset), 4, 9, seed=0), workers)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_errors_reach_the_consumer_as_they_are(experiment, workers):
+    dataset = dataset_of(experiment)
+    dataset.source = Broken(dataset.source, range(len(dataset)))
+    with pytest.raises(ImageError, match="^picture of .* is broken$"):
+        next(batches_of(dataset, workers))
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(
+    ("workers", "error", "message"),
+    [(0, ZeroDivisionError, "a bug"), (1, RuntimeError, "(?s)in __call__.*ZeroDivisionError: a")],
+)
+def test_a_bug_in_a_transform_shows_its_trace(experiment, workers, error, message):
+    dataset = dataset_of(experiment)
+    dataset.transforms = [*dataset.transforms, Failing()]
+    with pytest.raises(error, match=message):
+        next(batches_of(dataset, workers))
+
+
+def test_an_error_comes_after_the_batches_before_it(experiment):
+    dataset = dataset_of(experiment)
+    sampler = EpochSampler(len(dataset), 4, 1, seed=0)
+    last = list(sampler)[-1][0][1]
+    dataset.source = Broken(dataset.source, {last})
+    dataset._readable = lambda index, rng: (dataset.source[index], index)
+    batches = training_loader(dataset, sampler, 2)
+    for _ in range(len(sampler) - 1):
+        next(batches)
+    with pytest.raises(ImageError, match=f"picture of {last} is broken"):
+        next(batches)
+
+
+def test_workers_end_with_the_iterator(experiment):
+    batches = batches_of(dataset_of(experiment), 2)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_negative_number_of_workers_is_an_error(experiment):
+    with pytest.raises(ConfigError, match="workers: expected at least 0, found -1"):
+        batches_of(dataset_of(experiment), -1)
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_pipeline_has_one_warp(experiment, count):
-    with pytest.raises(ValueError, match="expected one Warp"):
+    with pytest.raises(PipelineError, match="expected one Warp"):
         TrainingSet(experiment.train_dataset, [Warp()] * count, experiment.codec, 0)
+
+
+def test_a_pipeline_ends_in_the_input_size(experiment):
+    steps = [BoxCrop((48, 64)), Warp()]
+    dataset = TrainingSet(experiment.train_dataset, steps, experiment.codec, 0)
+    with pytest.raises(PipelineError, match="48x64, but the codec's input is 64x64"):
+        dataset[0, 0]
+
+
+def test_people_without_labels_are_refused(experiment):
+    experiment.train_dataset.keypoints[..., 2] = 0
+    with pytest.raises(DataError, match="no joint is labelled; a bbox_file has boxes only"):
+        dataset_of(experiment)

@@ -12,6 +12,7 @@ from ppose.data.transforms import (
     HalfBody,
     InformationDropping,
     Normalize,
+    PipelineError,
     RandomFlip,
     RandomRotate,
     RandomScale,
@@ -20,7 +21,8 @@ from ppose.data.transforms import (
     Warp,
     augmented,
 )
-from ppose.registry import registered
+from ppose.errors import PposeError
+from ppose.registry import ConfigError, build, registered
 from ppose.skeleton import COCO17
 from ppose.structures import Sample
 
@@ -188,8 +190,9 @@ def test_normalize_is_the_formula():
 
 @pytest.mark.parametrize("step", [Warp(), RandomScale(0.3), RandomFlip(COCO17)])
 def test_steps_before_the_crop_are_refused(step):
-    with pytest.raises(ValueError, match="stands before the crop"):
+    with pytest.raises(PipelineError, match="stands before the crop"):
         step(spotted(), np.random.default_rng(0))
+    assert issubclass(PipelineError, PposeError), "the tools print it without a trace"
 
 
 @pytest.mark.parametrize(
@@ -197,13 +200,46 @@ def test_steps_before_the_crop_are_refused(step):
     [
         (lambda: BoxCrop((0, 5)), "above 0"),
         (lambda: BoxCrop(SIZE, padding=0), "padding"),
+        (lambda: BoxCrop(SIZE, padding=np.inf), "padding"),
         (lambda: RandomScale(1.5), "spread"),
         (lambda: RandomFlip(COCO17, p=2), "probability"),
+        (lambda: RandomRotate(-1), "degrees has to be in 0..180, found -1"),
+        (lambda: RandomRotate(np.nan), "degrees"),
+        (lambda: RandomShift(-3), "fraction has to be in 0..1, found -3"),
+        (lambda: HalfBody(COCO17, p=30), "probability in 0..1, found 30"),
+        (lambda: HalfBody(COCO17, padding=-1), "padding"),
+        (lambda: ColorJitter(p=9), "probability"),
+        (lambda: ColorJitter(brightness=-0.1), "brightness"),
+        (lambda: ColorJitter(contrast=1.1), "contrast"),
+        (lambda: ColorJitter(saturation=np.nan), "saturation"),
+        (lambda: ColorJitter(hue=-5), "hue"),
+        (lambda: InformationDropping(p=5), "probability"),
+        (lambda: InformationDropping(patches=-2), "patches has to be at least 1, found -2"),
+        (lambda: InformationDropping(radius=(0.5, -1)), "radius"),
+        (lambda: InformationDropping(radius=(0.5, 0.1)), "radius"),
+        (lambda: InformationDropping(offset=-0.1), "offset"),
+        (lambda: Normalize(std=(0, 0, 0)), "std has to be above 0"),
+        (lambda: Normalize(std=(0.2, -0.2, 0.2)), "std has three values in 0..1"),
+        (lambda: Normalize(mean=(0.5,)), "mean has three values"),
+        (lambda: Normalize(mean=(123.675, 116.28, 103.53)), "mean has three values in 0..1"),
     ],
 )
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("node", "message"),
+    [
+        ({"type": "ColorJitter", "p": 9}, "place: p is a probability"),
+        ({"type": "Normalize", "std": [0, 0, 0]}, "place: std"),
+        ({"type": "Normalize", "mean": [0.5]}, "place.mean: expected 3 values"),
+    ],
+)
+def test_wrong_arguments_of_a_config_have_their_place(node, message):
+    with pytest.raises(ConfigError, match=message):
+        build(node, path="place")
 
 
 def test_every_registered_transform_is_tested_here():

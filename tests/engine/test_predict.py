@@ -8,7 +8,7 @@ import pytest
 from ppose.codecs.heatmap import Heatmap
 from ppose.data.images import ImageError
 from ppose.data.transforms import BoxCrop, Normalize
-from ppose.engine.predict import PoseEstimator, Request
+from ppose.engine.predict import InputError, PoseEstimator, Request
 from ppose.postprocess import Postprocess
 from ppose.skeleton import COCO17
 
@@ -111,12 +111,16 @@ def test_the_network_keeps_its_mode():
         (np.zeros((4, 4, 3), np.float32), None, "float32"),
         (np.zeros((0, 4, 3), np.uint8), None, "expected"),
         (lit(9, 9), [[1, 2, 3]], r"boxes: expected shape \(P, 4\) or \(P, 5\), found \(1, 3\)"),
+        (lit(9, 9), [[1, 2, 3, 4], [1, 2, 3]], "boxes: expected rows of 4 or 5 numbers, found"),
+        (lit(9, 9), [["1px", 2, 3, 4]], "boxes: expected rows of 4 or 5 numbers, found"),
+        (lit(9, 9), [[1, 2, 3, 4, 1], [1, 2, 3, 4, 87]], r"scores in 0\.\.1, found 87"),
+        (lit(9, 9), [[1, 2, 3, 4, float("nan")]], r"scores in 0\.\.1, found nan"),
         (lit(9, 9), [[1, 2, 0, 5]], "width and height above 0"),
         (lit(9, 9), [[1, 2, float("nan"), 5]], "width and height above 0"),
     ],
 )
 def test_wrong_input_is_explained(image, boxes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         estimator()(image, boxes)
 
 

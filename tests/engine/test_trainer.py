@@ -1,13 +1,17 @@
 """Training learns, stops on NaN, resumes exactly, and leaves what it promises."""
 
+import json
 import re
+import signal
 
 import numpy as np
 import pytest
 from visualdl import LogReader
 
 from ppose.api import load
+from ppose.engine.hooks import Hook
 from ppose.engine.trainer import DivergedError, Trainer, train
+from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.weightfile import WeightsError, read_arrays, read_metadata
 
@@ -72,10 +76,63 @@ def test_resuming_gives_the_run_that_was_not_stopped(quickstart, small_run, firs
 
 
 def test_resuming_a_complete_run_does_nothing(quickstart, small_run, capsys):
-    train(run_of(quickstart, small_run))
+    folder = train(run_of(quickstart, small_run)).folder
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     capsys.readouterr()
     train(run_of(quickstart, small_run), resume=True)
     assert "this run is complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_run_is_not_trained_over(quickstart, small_run):
+    train(run_of(quickstart, small_run))
+    with pytest.raises(PposeError, match="holds a run already: --resume"):
+        train(run_of(quickstart, small_run))
+
+
+def test_changed_data_is_not_resumed(quickstart, small_run, people, tmp_path):
+    annotations = tmp_path / "people.json"
+    source = people / "annotations/person_keypoints_train.json"
+    annotations.write_bytes(source.read_bytes())
+    override = f"train_dataset.anno_path={annotations}"
+    Trainer(run_of(quickstart, small_run, override), hooks=[]).save()
+    data = json.loads(source.read_text())
+    annotations.write_text(json.dumps(data | {"annotations": data["annotations"][:5]}))
+    with pytest.raises(WeightsError, match="epochs of 3 steps, but now they have 1"):
+        Trainer(run_of(quickstart, small_run, override), resume=True, hooks=[])
+
+
+@pytest.mark.parametrize("change", ["weights=other", "flip_test=false", "workers=1", "log_every=9"])
+def test_what_does_not_change_training_may_change_before_resuming(quickstart, small_run, change):
+    Trainer(run_of(quickstart, small_run), hooks=[]).save()
+    Trainer(run_of(quickstart, small_run, change), resume=True, hooks=[])
+
+
+class StopAt(Hook):
+    """Sends the signal of Ctrl-C at one step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def after_step(self, trainer, report):
+        if trainer.step == self.step:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_ctrl_c_saves_and_resuming_gives_the_run_that_was_not_stopped(
+    quickstart, small_run, step, capsys
+):
+    whole = Trainer(run_of(quickstart, small_run), hooks=[])
+    whole.train()
+    stopped = Trainer(run_of(quickstart, small_run), hooks=[StopAt(step)])
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert f"saved at step {step} of 6: --resume" in capsys.readouterr().out
+    resumed = Trainer(run_of(quickstart, small_run), resume=True, hooks=[])
+    assert resumed.step == step
+    resumed.train()
+    assert same(arrays_of(resumed), arrays_of(whole))
 
 
 def test_resuming_needs_a_state_of_the_same_run(quickstart, small_run, tmp_path):

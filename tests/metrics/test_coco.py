@@ -209,6 +209,7 @@ def test_table_and_dict_tell_scores_and_boxes():
         "people": 18,
         "detections": 18,
         "box_source": "detector.json",
+        "left_out": 0,
     }
 
 
