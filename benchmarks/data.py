@@ -1,9 +1,10 @@
 """Samples a second of one loading process, and where its time goes.
 
     python benchmarks/data.py [--config configs/hrnet_w32_256x192.yml] [--json FILE]
+    python benchmarks/data.py --image_dir DIR --anno_path FILE
 
-Renders 640×480 JPEGs of synthetic people, then makes training samples of them: read, augment,
-warp, targets. One process, one thread.
+Makes training samples: read, every augmentation there is, warp, targets. One process, one thread.
+The pictures are 640×480 JPEGs of synthetic people, which decode faster than photographs, or yours.
 """
 
 import tempfile
@@ -16,7 +17,18 @@ from report import ROOT, parser, report, seconds
 from ppose.data.images import read_image
 from ppose.data.loader import TrainingSet
 from ppose.data.synthetic import write_coco
-from ppose.data.transforms import augmented
+from ppose.data.transforms import (
+    ColorJitter,
+    HalfBody,
+    InformationDropping,
+    RandomFlip,
+    RandomRotate,
+    RandomScale,
+    RandomShift,
+    Transform,
+    Warp,
+    augmented,
+)
 from ppose.experiment import Experiment
 
 PICTURES = 100
@@ -25,33 +37,53 @@ PICTURES = 100
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--config", default=str(ROOT / "configs" / "hrnet_w32_256x192.yml"))
+    arguments.add_argument("--image_dir", help="folder of your own pictures")
+    arguments.add_argument("--anno_path", help="their annotations")
     args = arguments.parse_args()
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
-        write_coco(Path(folder), "train", PICTURES, seed=0, size_wh=(640, 480))
+        if not args.image_dir:
+            write_coco(Path(folder), "train", PICTURES, seed=0, size_wh=(640, 480))
+        annotations = f"{folder}/annotations/person_keypoints_train.json"
         experiment = Experiment.from_file(
             args.config,
             [
-                f"train_dataset.image_dir={folder}/train",
-                f"train_dataset.anno_path={folder}/annotations/person_keypoints_train.json",
+                f"train_dataset.image_dir={args.image_dir or f'{folder}/train'}",
+                f"train_dataset.anno_path={args.anno_path or annotations}",
             ],
         )
         report(measure(experiment), args.json)
 
 
+def all_augmentations(experiment: Experiment) -> list[Transform]:
+    """Every transform at once, each with a probability of 1."""
+    skeleton = experiment.skeleton
+    return [
+        HalfBody(skeleton, p=1),
+        experiment.crop,
+        RandomScale(0.35),
+        RandomRotate(40, p=1),
+        RandomShift(0.1),
+        RandomFlip(skeleton, p=1),
+        Warp(),
+        ColorJitter(0.3, 0.3, 0.3, 15),
+        InformationDropping(p=1),
+    ]
+
+
 def measure(experiment: Experiment) -> list[dict]:
     source = experiment.train_dataset
-    dataset = TrainingSet(source, experiment.train_transforms, experiment.codec, seed=0)
+    dataset = TrainingSet(source, all_augmentations(experiment), experiment.codec, seed=0)
     count = min(len(source), 2 * PICTURES)
     samples = [source[i] for i in range(count)]
     rng = np.random.default_rng(0)
-    inputs = [augmented(sample, experiment.train_transforms, rng) for sample in samples]
+    inputs = [augmented(sample, dataset.transforms, rng) for sample in samples]
 
     def each(work):
         return np.array([seconds(lambda i=i: work(i), 3, 1).min() for i in range(count)])
 
     parts = {
-        "read JPEG 640x480": each(lambda i: read_image(source.images[source.image_index[i]].path)),
+        "read and decode": each(lambda i: read_image(source.images[source.image_index[i]].path)),
         "augment and warp": each(lambda i: augmented(samples[i], dataset.transforms, rng)),
         "targets": each(lambda i: experiment.codec.encode(inputs[i].keypoints[0])),
         "whole sample": each(lambda i: dataset[0, i]),

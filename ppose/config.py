@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     """
     config = _read(Path(path), ())
     config = {"name": Path(path).stem} | config
-    for override in overrides:
+    # A new type drops the old one's arguments, so it comes before those that are set.
+    for override in sorted(overrides, key=lambda text: ".type=" not in text):
         _override(config, override)
     return _resolve(config, config, ())
 
@@ -85,18 +87,30 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise FileNotFoundError(_missing(path, parents))
     try:
         node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if node is None:
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
-    node = _localise(node, str(path.parent))
-    bases = node.pop("_base_", [])
+    try:
+        node = _localise(node, _short(path.parent))
+    except RecursionError:
+        raise ConfigError(f"{path}: an anchor holds itself") from None
+    bases = node.pop("_base_", None) or []
+    bases = [bases] if isinstance(bases, str) else bases
+    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
+        raise ConfigError(f"{path}: _base_: expected a path or a list of paths, found {bases!r}")
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
+    for base in bases:
         merged = _merge(merged, _read(path.parent / base, (*parents, path)))
     return _merge(merged, node)
+
+
+def _short(folder: Path) -> str:
+    """Relative to the working directory below it, so that a saved config can move with it."""
+    here = Path.cwd()
+    return str(folder.relative_to(here)) if folder.is_relative_to(here) else str(folder)
 
 
 def _missing(path: Path, parents: tuple[Path, ...]) -> str:
@@ -137,8 +151,8 @@ def _override(config: dict[str, Any], text: str) -> None:
     parts = key.split(".")
     for depth, part in enumerate(parts[:-1]):
         child = _child(node, part, text, parts[:depth])
-        if isinstance(child, str) and _REFERENCE.fullmatch(child):
-            child = _resolve(child, config, ())
+        while isinstance(child, str) and (whole := _REFERENCE.fullmatch(child)):
+            child = deepcopy(_target(whole[1], config, ()))
         if child is None:
             child = {}
         _set(node, part, child)
@@ -182,6 +196,11 @@ def _resolve(node: Any, config: dict[str, Any], open_keys: tuple[str, ...]) -> A
 
 
 def _look_up(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
+    return _resolve(_target(key, config, open_keys), config, (*open_keys, key))
+
+
+def _target(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
+    """What a reference names, with the references inside it as they are."""
     if key in open_keys:
         raise ConfigError(f"${{{key}}}: goes in a circle: {' → '.join((*open_keys, key))}")
     value: Any = config
@@ -195,4 +214,4 @@ def _look_up(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> An
         else:
             hint = nearest(part, list(value)) if isinstance(value, dict) else ""
             raise ConfigError(f"${{{key}}}: the config has no '{part}' there{hint}")
-    return _resolve(value, config, (*open_keys, key))
+    return value

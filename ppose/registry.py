@@ -8,6 +8,7 @@ only, never configuration.
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -64,7 +65,7 @@ def build(node: Any, expected: Any = object, path: str = "") -> Any:
 def check(node: Any, expected: Any = object, path: str = "") -> None:
     """Reads a node against a type hint without making objects; raises ConfigError."""
     expected = _without_none(expected) if node is not None else expected
-    if isinstance(node, dict) and ("type" in node or _is_schema(expected)):
+    if isinstance(node, dict) and _makes_object(node, expected):
         _check_class(node, expected, path)
     elif _is_schema(expected):
         _check_name(node, expected, path)
@@ -123,7 +124,7 @@ def _check_name(node: Any, expected: type, path: str) -> None:
 
 def _make(node: Any, expected: Any, path: str) -> Any:
     expected = _without_none(expected) if node is not None else expected
-    if isinstance(node, dict) and ("type" in node or _is_schema(expected)):
+    if isinstance(node, dict) and _makes_object(node, expected):
         cls = _class_of(node, expected, path)
         parameters = _parameters(cls)
         arguments = {
@@ -133,7 +134,7 @@ def _make(node: Any, expected: Any, path: str) -> Any:
             return cls(**arguments)
         except ConfigError:
             raise
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError) as error:
             raise ConfigError(f"{path or cls.__name__}: {error}") from error
     if _is_schema(expected):
         return expected.named(node)
@@ -151,11 +152,12 @@ def _make(node: Any, expected: Any, path: str) -> Any:
 
 
 def _class_of(node: dict, expected: Any, path: str) -> type:
-    base = expected if inspect.isclass(expected) else object
+    base = expected if _is_schema(expected) else object
     name = node.get("type")
     if name is None:
-        if base.__name__ in _CLASSES and registered(base).keys() != {base.__name__}:
-            raise ConfigError(f"{path}: needs a 'type': one of {', '.join(registered(base))}")
+        choices = registered(base)
+        if choices and choices.keys() != {base.__name__}:
+            raise ConfigError(f"{path}: needs a 'type': one of {', '.join(choices)}")
         return base
     if name not in _CLASSES:
         raise ConfigError(
@@ -180,9 +182,16 @@ def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
+def _makes_object(node: dict, hint: Any) -> bool:
+    """Whether a dict describes an object, rather than being the value itself."""
+    return _is_schema(hint) or ("type" in node and hint in (object, Any))
+
+
 def _is_schema(hint: Any) -> bool:
     """Whether a hint is a class of ours, so that a dict stands for its arguments."""
-    return inspect.isclass(hint) and hint.__module__.split(".")[0] not in ("builtins", "typing")
+    # On Python 3.10 generic aliases such as list[int] count as classes.
+    is_plain_class = inspect.isclass(hint) and get_origin(hint) is None
+    return is_plain_class and hint.__module__ not in ("builtins", "typing")
 
 
 def _without_none(hint: Any) -> Any:
@@ -203,7 +212,8 @@ def _accepts(value: Any, hint: Any) -> bool:
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        return is_number and math.isfinite(value)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or hint)

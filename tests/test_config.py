@@ -89,6 +89,23 @@ def test_here_is_the_folder_of_the_file_that_says_it(write, tmp_path):
     assert load_config(write("_base_: base/b.yml"))["weights"] == str(tmp_path / "base" / "w")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_order_of_overrides_does_not_matter(write, order):
+    path = write("size: 1\ncrop: {size: '${size}', pad: 1}\nsteps: ['${crop}']")
+    config = load_config(path, ["steps.0.pad=2", "size=3"][::order])
+    assert config["steps"] == [{"size": 3, "pad": 2}]
+    assert config["crop"] == {"size": 3, "pad": 1}
+    path = write("opt: {type: A, x: 1}")
+    config = load_config(path, ["opt.y=5", "opt.type=B"][::order])
+    assert config["opt"] == {"type": "B", "y": 5}
+
+
+def test_below_the_working_directory_here_is_relative(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").mkdir()
+    assert load_config(write("w: ${here}/x", "configs/a.yml"))["w"] == "configs/x"
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
@@ -103,6 +120,9 @@ def test_here_is_the_folder_of_the_file_that_says_it(write, tmp_path):
         ("a: {b: 1}", ["a.b.c=1"], "value 1, it has no keys"),
         ("a: [1]", ["a.3=1"], "a list of 1"),
         ("a: 1", ["a"], "expected key=value"),
+        ("_base_: 5", (), "_base_: expected a path or a list of paths, found 5"),
+        ("_base_: [5]", (), "_base_: expected"),
+        ("a: &x [*x]", (), "an anchor holds itself"),
         ("a: !!python/object/apply:os.system ['true']", (), "not valid YAML"),
     ],
 )

@@ -1,6 +1,7 @@
 """Nodes become objects; wrong nodes become errors that teach."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_origin
 
 import pytest
 
@@ -64,6 +65,40 @@ def test_builds_from_the_inside_out():
 def test_wrong_nodes_say_where_and_what(node, message):
     with pytest.raises(ConfigError, match="^" + message.replace("?", r"\?")):
         build({"type": "Cage", "animal": node, "size_wh": [1, 2]}, path="x")
+
+
+@register
+class Zoo:
+    def __init__(
+        self,
+        animals: Sequence[Animal] = (),
+        weights: list[float] | None = None,
+        mode: Literal["a", "b"] = "a",
+    ):
+        self.ratio = 1 / (len(animals) - 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"animals": [{"width": 1}]}, "animals.0: needs a 'type': one of Mouse"),
+        ({"animals": MOUSE}, "animals: expected .*, found dict"),
+        ({"mode": MOUSE}, "mode: expected one of 'a', 'b', found dict"),
+        ({"weights": MOUSE}, "weights: expected .*, found dict"),
+        ({"weights": [float("nan")]}, "weights.0: expected float, found float nan"),
+        ({"animals": [MOUSE]}, "Zoo: .*division by zero"),
+    ],
+)
+def test_nodes_stand_only_where_objects_do(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        build({"type": "Zoo", **arguments})
+
+
+@pytest.mark.parametrize("hint", [Sequence[float], list[int], tuple[int, ...], dict[str, int]])
+def test_generic_hints_are_no_classes(hint):
+    """On Python 3.10 inspect.isclass says they are."""
+    value = {"a": 1} if get_origin(hint) is dict else [1, 2]
+    check(value, hint)
 
 
 @pytest.mark.parametrize(
