@@ -22,6 +22,10 @@ _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 class _Loader(yaml.SafeLoader):
     """Safe YAML (no tags that build objects) that reads 5e-4 as a float and refuses a key twice."""
 
+    def construct_document(self, node: yaml.Node) -> Any:
+        self.deep_construct = True  # refuses an anchor that holds itself
+        return super().construct_document(node)
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
         for i, key in enumerate(keys):
@@ -56,8 +60,7 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     """
     config = _read(Path(path), ())
     config = {"name": Path(path).stem} | config
-    # A new type drops the old one's arguments, so it comes before those that are set.
-    for override in sorted(overrides, key=lambda text: ".type=" not in text):
+    for override in _ordered(config, overrides):
         _override(config, override)
     return _resolve(config, config, ())
 
@@ -87,16 +90,13 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise FileNotFoundError(_missing(path, parents))
     try:
         node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if node is None:
         node = {}
     if not isinstance(node, dict):
         raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
-    try:
-        node = _localise(node, _short(path.parent))
-    except RecursionError:
-        raise ConfigError(f"{path}: an anchor holds itself") from None
+    node = _localise(node, _short(path.parent))
     bases = node.pop("_base_", None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
@@ -137,6 +137,38 @@ def _merge(base: Any, over: Any) -> Any:
     return base | {k: _merge(base[k], v) if k in base else v for k, v in over.items()}
 
 
+def _ordered(config: dict[str, Any], overrides: Iterable[str]) -> list[str]:
+    """The order in which no override undoes another or takes a copy too early.
+
+    A type drops the arguments of the old one, so it goes before what is set below its node. What
+    reaches through a reference copies the target, so it goes last.
+    """
+    ordered: list[str] = []
+    for text in overrides:
+        key = text.partition("=")[0]
+        at = len(ordered)
+        if key.endswith(".type"):
+            below = (
+                i
+                for i, other in enumerate(ordered)
+                if other.startswith(key.removesuffix("type")) and not other.startswith(f"{key}=")
+            )
+            at = next(below, at)
+        ordered.insert(at, text)
+    return sorted(ordered, key=lambda text: _crosses_reference(config, text))
+
+
+def _crosses_reference(config: dict[str, Any], text: str) -> bool:
+    node: Any = config
+    for part in text.partition("=")[0].split(".")[:-1]:
+        if not _has(node, part):
+            return False
+        node = _at(node, part)
+        if isinstance(node, str):
+            return _REFERENCE.fullmatch(node) is not None
+    return False
+
+
 def _override(config: dict[str, Any], text: str) -> None:
     key, equals, raw = text.partition("=")
     if not equals or not key:
@@ -145,23 +177,34 @@ def _override(config: dict[str, Any], text: str) -> None:
         )
     try:
         value = yaml.load(raw, _Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         value = raw
     node: Any = config
     parts = key.split(".")
     for depth, part in enumerate(parts[:-1]):
         child = _child(node, part, text, parts[:depth])
+        followed: tuple[str, ...] = ()
         while isinstance(child, str) and (whole := _REFERENCE.fullmatch(child)):
-            child = deepcopy(_target(whole[1], config, ()))
+            child = deepcopy(_target(whole[1], config, followed))
+            followed += (whole[1],)
         if child is None:
             child = {}
         _set(node, part, child)
         node = child
-    _child(node, parts[-1], text, parts[:-1], new=True)
-    current = node.get(parts[-1]) if isinstance(node, dict) else node[int(parts[-1])]
+    current = _child(node, parts[-1], text, parts[:-1], new=True)
     if parts[-1] == "type" and current != value:
         node.clear()
     _set(node, parts[-1], _merge(current, value) if isinstance(value, dict) else value)
+
+
+def _has(node: Any, part: str) -> bool:
+    if isinstance(node, list):
+        return part.isdecimal() and int(part) < len(node)
+    return isinstance(node, dict) and part in node
+
+
+def _at(node: Any, part: str) -> Any:
+    return node[int(part) if isinstance(node, list) else part]
 
 
 def _set(node: Any, part: str, value: Any) -> None:
@@ -171,13 +214,13 @@ def _set(node: Any, part: str, value: Any) -> None:
 def _child(node: Any, part: str, text: str, above: list[str], new: bool = False) -> Any:
     """What `part` names in a dict or list; unknown last keys are left to the schema check."""
     place = ".".join(above) or "the config"
+    if _has(node, part):
+        return _at(node, part)
     if isinstance(node, dict):
-        if part in node or new:
-            return node.get(part)
+        if new:
+            return None
         raise ConfigError(f"-o {text}: {place} has no key '{part}'{nearest(part, list(node))}")
     if isinstance(node, list):
-        if part.isdigit() and int(part) < len(node):
-            return node[int(part)]
         raise ConfigError(f"-o {text}: {place} is a list of {len(node)}, found the place '{part}'")
     raise ConfigError(f"-o {text}: {place} is the value {node!r}, it has no keys")
 
@@ -207,11 +250,8 @@ def _target(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any
     for part in key.split("."):
         if isinstance(value, str):
             value = _resolve(value, config, (*open_keys, key))
-        if isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        elif isinstance(value, dict) and part in value:
-            value = value[part]
-        else:
+        if not _has(value, part):
             hint = nearest(part, list(value)) if isinstance(value, dict) else ""
             raise ConfigError(f"${{{key}}}: the config has no '{part}' there{hint}")
+        value = _at(value, part)
     return value

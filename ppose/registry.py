@@ -8,7 +8,7 @@ only, never configuration.
 from __future__ import annotations
 
 import inspect
-import math
+import sys
 import types
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -157,9 +157,11 @@ def _class_of(node: dict, expected: Any, path: str) -> type:
     if name is None:
         choices = registered(base)
         if choices and choices.keys() != {base.__name__}:
-            raise ConfigError(f"{path}: needs a 'type': one of {', '.join(choices)}")
+            raise ConfigError(
+                f"{path or base.__name__}: needs a 'type': one of {', '.join(choices)}"
+            )
         return base
-    if name not in _CLASSES:
+    if not isinstance(name, str) or name not in _CLASSES:
         raise ConfigError(
             f"{_join(path, 'type')}: nothing is registered as '{name}'"
             + nearest(str(name), list(registered(base)))
@@ -184,6 +186,8 @@ def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
 
 def _makes_object(node: dict, hint: Any) -> bool:
     """Whether a dict describes an object, rather than being the value itself."""
+    if get_origin(hint) in (Union, types.UnionType):
+        return "type" in node and any(_makes_object(node, h) for h in get_args(hint))
     return _is_schema(hint) or ("type" in node and hint in (object, Any))
 
 
@@ -213,7 +217,7 @@ def _accepts(value: Any, hint: Any) -> bool:
         return isinstance(value, list | tuple)
     if hint is float:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return is_number and math.isfinite(value)
+        return is_number and abs(value) <= sys.float_info.max  # false for NaN
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, origin or hint)
@@ -226,6 +230,8 @@ def _describe(hint: Any) -> str:
         return " or ".join(_describe(h) for h in get_args(hint))
     if get_origin(hint):
         return str(hint).replace("typing.", "")
+    if hint is float:
+        return "float (finite)"
     return getattr(hint, "__name__", str(hint)).replace("NoneType", "null")
 
 

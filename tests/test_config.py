@@ -1,5 +1,7 @@
 """Bases, overrides, references, in that order; safe and explained."""
 
+from itertools import permutations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,11 @@ def test_bases_merge_dicts_replace_lists_and_replace_nodes_of_another_type(write
         "node": {"type": "B", "q": 2},
         "same": {"type": "A", "p": 1, "r": 1},
     }
+
+
+@pytest.mark.parametrize("bases", ["null", "[]"])
+def test_an_empty_base_is_none(write, bases):
+    assert load_config(write(f"_base_: {bases}\na: 1")) == {"name": "run", "a": 1}
 
 
 def test_later_bases_win(write):
@@ -78,9 +85,46 @@ def test_an_override_reaches_through_a_reference_without_changing_its_source(wri
     assert config["crop"]["pad"] == 1.0
 
 
+OVERRIDES = ["steps.0.pad=2.0", "size=[64, 64]", "crop.udp=true"]
+
+
+@pytest.mark.parametrize("overrides", list(permutations(OVERRIDES)))
+@pytest.mark.parametrize("steps", ["['${crop}']", "['${alias}']", "'${list}'"])
+def test_an_override_through_a_reference_leaves_the_rest_to_follow(write, steps, overrides):
+    path = write(
+        "size: [8, 8]\ncrop: {size: '${size}', pad: 1.0, udp: false}\nalias: ${crop}\n"
+        f"list: ['${{alias}}']\nsteps: {steps}\npad: '${{steps.0.pad}}'"
+    )
+    config = load_config(path, overrides)
+    crop = {"size": [64, 64], "pad": 1.0, "udp": True}
+    assert config["crop"] == config["alias"] == config["list"][0] == crop
+    assert config["steps"] == [crop | {"pad": 2.0}]
+    assert config["pad"] == 2.0
+
+
 def test_overriding_a_type_drops_the_arguments_of_the_old_one(write):
     path = write("opt: {type: Adam, betas: 3}")
     assert load_config(path, ["opt.type=SGD", "opt.lr=1"])["opt"] == {"type": "SGD", "lr": 1}
+
+
+@pytest.mark.parametrize("overrides", list(permutations(["a.type=Z", "a.b.type=B", "a.b.n=5"])))
+def test_a_type_is_set_before_its_arguments(write, overrides):
+    path = write("a: {type: A, p: 1, b: {type: C, q: 1}}")
+    with pytest.raises(ConfigError, match="a has no key 'b'"):
+        load_config(path, [o for o in overrides if o != "a.b.n=5"])
+    config = load_config(path, [o for o in overrides if o != "a.type=Z"])
+    assert config["a"] == {"type": "A", "p": 1, "b": {"type": "B", "n": 5}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "node"),
+    [
+        (["b.type=B", "b.n=1", "b.type=C"], {"type": "C", "n": 1}),
+        (["b={type: B}", "b.type=C", "b.n=1", "b.n=2"], {"type": "C", "n": 2}),
+    ],
+)
+def test_the_last_of_equal_overrides_wins(write, overrides, node):
+    assert load_config(write("b: {type: A}"), overrides)["b"] == node
 
 
 def test_here_is_the_folder_of_the_file_that_says_it(write, tmp_path):
@@ -115,14 +159,18 @@ def test_below_the_working_directory_here_is_relative(write, tmp_path, monkeypat
         ("a: ${b}", (), r"the config has no 'b'"),
         ("alpha: 1\na: ${alhpa}", (), "did you mean 'alpha'"),
         ("a: ${b}\nb: ${a}", (), "circle"),
+        ("a: ${b.x}\nb: ${a.y}", (), "circle"),
+        ("a: ${b}\nb: ${a}", ["a.x=1"], "circle"),
         ("_base_: run.yml", (), "circle"),
+        ("a: &x [*x]", (), "not valid YAML: found unconstructable recursive node"),
+        ("a: &x {b: *x}", (), "not valid YAML: found unconstructable recursive node"),
+        ("a: 2024-13-01", (), "not valid YAML: month must be"),
         ("a: {b: 1}", ["a.c.d=1"], "a has no key 'c'"),
         ("a: {b: 1}", ["a.b.c=1"], "value 1, it has no keys"),
         ("a: [1]", ["a.3=1"], "a list of 1"),
         ("a: 1", ["a"], "expected key=value"),
         ("_base_: 5", (), "_base_: expected a path or a list of paths, found 5"),
         ("_base_: [5]", (), "_base_: expected"),
-        ("a: &x [*x]", (), "an anchor holds itself"),
         ("a: !!python/object/apply:os.system ['true']", (), "not valid YAML"),
     ],
 )

@@ -1,7 +1,7 @@
 """Nodes become objects; wrong nodes become errors that teach."""
 
 from collections.abc import Sequence
-from typing import Literal, get_origin
+from typing import Any, Literal, get_origin
 
 import pytest
 
@@ -26,6 +26,11 @@ class Cage:
         self, animal: Animal, size_wh: tuple[int, int], others: list[Animal] | None = None
     ):
         self.animal, self.size_wh, self.others = animal, size_wh, others
+
+
+class Label:
+    def __init__(self, text: str):
+        self.text = text
 
 
 MOUSE = {"type": "Mouse"}
@@ -55,7 +60,13 @@ def test_builds_from_the_inside_out():
             MOUSE | {"mode": "fats"},
             "x.animal.mode: expected one of 'slow', 'fast', found str 'fats'",
         ),
+        (MOUSE | {"width": 3.0}, "x.animal.width: expected int, found float 3.0"),
+        (MOUSE | {"lr": float("inf")}, "x.animal.lr: expected float \\(finite\\), found float inf"),
+        (MOUSE | {"lr": 10**400}, "x.animal.lr: expected float \\(finite\\), found int 1000"),
+        (MOUSE | {"width": MOUSE}, "x.animal.width: expected int, found dict {"),
         (MOUSE | {"width": 100}, "x.animal: too wide"),
+        ({"type": None}, "x.animal: needs a 'type': one of Mouse"),
+        ({"type": ["Mouse"]}, "x.animal.type: nothing is registered as '\\['Mouse'\\]'"),
         ({"type": "Mous"}, "x.animal.type: nothing is registered as 'Mous'; did you mean 'Mouse'?"),
         ({"type": "Cage"}, "x.animal.type: 'Cage' is not a Animal"),
         (5, "x.animal: expected Animal, found int 5"),
@@ -85,7 +96,7 @@ class Zoo:
         ({"animals": MOUSE}, "animals: expected .*, found dict"),
         ({"mode": MOUSE}, "mode: expected one of 'a', 'b', found dict"),
         ({"weights": MOUSE}, "weights: expected .*, found dict"),
-        ({"weights": [float("nan")]}, "weights.0: expected float, found float nan"),
+        ({"weights": [float("nan")]}, "weights.0: expected float \\(finite\\), found float nan"),
         ({"animals": [MOUSE]}, "Zoo: .*division by zero"),
     ],
 )
@@ -112,6 +123,24 @@ def test_generic_hints_are_no_classes(hint):
 def test_sequences_are_checked_item_by_item(size, message):
     with pytest.raises(ConfigError, match=message):
         check({"type": "Cage", "animal": MOUSE, "size_wh": size})
+
+
+@pytest.mark.parametrize("hint", [list, list[Animal], tuple[int, int], Sequence[Animal], str])
+def test_a_node_does_not_stand_for_a_plain_value(hint):
+    with pytest.raises(ConfigError, match=r"steps: expected .*, found dict \{'type': 'Mouse'\}"):
+        build(MOUSE, hint, "steps")
+
+
+@pytest.mark.parametrize("hint", [Any, object, Animal, Animal | None, Animal | int])
+def test_a_node_stands_for_an_object(hint):
+    assert isinstance(build(MOUSE, hint), Mouse)
+
+
+def test_a_class_that_nothing_derives_from_needs_no_type():
+    assert [label.text for label in build([{"text": "a"}, {"text": "b"}], list[Label])] == [
+        "a",
+        "b",
+    ]
 
 
 def test_a_needed_argument_that_is_missing_is_named():

@@ -403,7 +403,13 @@ def test_command_line(tmp_path):
 
 def test_ctrl_c_stops_the_tool_and_its_workers(tmp_path):
     command = [sys.executable, TOOL, "--output", tmp_path, "--train", "99999", "--workers", "2"]
-    tool = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background job ignores Ctrl-C, and its children would inherit that.
+    tool = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 20
     while not list(tmp_path.glob(".train-*/images/*.jpg")) and time.monotonic() < deadline:
         time.sleep(0.05)
