@@ -73,7 +73,9 @@ def dump_config(config: dict[str, Any]) -> str:
 class _Dumper(yaml.SafeDumper):
     """Short lists of plain values stay on one line."""
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: Any = None) -> yaml.Node:
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: Any = None
+    ) -> yaml.SequenceNode:
         flat = not any(isinstance(v, dict | list) for v in sequence)
         return super().represent_sequence(tag, sequence, flow_style=flat)
 

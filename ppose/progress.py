@@ -12,7 +12,9 @@ _SECONDS_BETWEEN_LINES = 15.0
 class _Lines(tqdm):
     """One line each time, instead of one that is drawn over; none at the very start."""
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(  # type: ignore[override]
+        self, msg: str | None = None, pos: int | None = None
+    ) -> bool:
         if self.n:
             print(msg or str(self), file=sys.stderr, flush=True)
         return True
