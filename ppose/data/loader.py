@@ -6,6 +6,7 @@ epoch, whatever the number of workers.
 
 from __future__ import annotations
 
+import signal
 import traceback
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
@@ -196,7 +197,7 @@ def _load_in_workers(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_stack_or_error,  # type: ignore[arg-type]
-        worker_init_fn=_one_thread,
+        worker_init_fn=_start_worker,
     )
     batches = iter(loader)
     try:
@@ -240,6 +241,8 @@ def _stack_or_error(samples: Sequence[dict[str, Any] | Exception]) -> dict[str, 
     return _stack(samples)  # type: ignore[arg-type]
 
 
-def _one_thread(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
     """Workers are the parallelism; threads inside them would only fight."""
     cv2.setNumThreads(0)
+    # Ctrl-C reaches the whole process group; the trainer stops its workers when it is ready.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
