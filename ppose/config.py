@@ -36,11 +36,25 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Short lists of plain values stay on one line."""
+
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: Any = None
+    ) -> yaml.SequenceNode:
+        flat = not any(isinstance(v, dict | list) for v in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=flat)
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+# The dumper too, so that it quotes the text "1e3".
+for _handler in (_Loader, _Dumper):
+    _handler.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -68,19 +82,6 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
 def dump_config(config: dict[str, Any]) -> str:
     """The config as YAML; `load_config` reads the same dict from it."""
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Short lists of plain values stay on one line."""
-
-    def represent_sequence(
-        self, tag: str, sequence: Any, flow_style: Any = None
-    ) -> yaml.SequenceNode:
-        flat = not any(isinstance(v, dict | list) for v in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=flat)
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
 
 
 def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:

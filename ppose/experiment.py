@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from ppose.codecs.heatmap import Heatmap
+from ppose.codecs import Codec
 from ppose.config import dump_config, load_config
 from ppose.data.coco import CocoDataset
-from ppose.data.transforms import BoxCrop, Normalize, Transform
+from ppose.data.crops import BoxCrop, Crop
+from ppose.data.scenes import CocoScenes as CocoScenes  # a data set that configs may name
+from ppose.data.transforms import Normalize, Transform
 from ppose.engine.optim import Optimizer, Schedule
 from ppose.engine.predict import PoseEstimator
 from ppose.losses import Loss
 from ppose.metrics.coco import CocoMetric
-from ppose.models import PoseNet
+from ppose.models import Network
 from ppose.postprocess import Postprocess
 from ppose.registry import ConfigError, build, check
 from ppose.skeleton import Skeleton
@@ -28,7 +30,7 @@ class Config:
     Attributes:
         name: of the run; the config file's name unless given.
         skeleton: joints; a name that ships or a node.
-        input_size: width and height of the network's input, for others to refer to.
+        input_size: width and height of the network's input in training, for others to refer to.
         model, codec, crop, normalize: the network and both of its ends.
         train_transforms: from picture and box to input in training, in order; has one `Warp`.
         train_dataset, val_dataset: where images and annotations are.
@@ -36,7 +38,7 @@ class Config:
         metric, postprocess: how people are scored.
         flip_test: average with the mirror image in evaluation and inference.
         epochs: passes over the training data.
-        batch_size: people in a batch on each device, in training and inference.
+        batch_size: inputs of the network in a batch on each device, in training and inference.
         workers: processes that load training data.
         eval_every: epochs between two evaluations during training.
         log_every: steps between two lines on the console.
@@ -49,9 +51,9 @@ class Config:
     name: str
     skeleton: Skeleton
     input_size: tuple[int, int]
-    model: PoseNet
-    codec: Heatmap
-    crop: BoxCrop
+    model: Network
+    codec: Codec
+    crop: Crop
     normalize: Normalize
     train_transforms: list[Transform]
     train_dataset: CocoDataset
@@ -115,19 +117,23 @@ class Experiment:
 
     def check_fit(self) -> None:
         """ConfigError if input, codec and network do not fit together."""
-        stride, multiple = self.model.backbone.stride, self.model.backbone.size_multiple
-        if self.codec.stride != stride:
+        model, codec, crop = self.model, self.codec, self.crop
+        if codec.stride != model.stride:
             raise ConfigError(
-                f"codec.stride: the network's maps have stride {stride}, found {self.codec.stride}"
+                f"codec.stride: the network's maps have stride {model.stride}, found {codec.stride}"
             )
-        if self.crop.size_wh != self.codec.size_wh:
+        if codec.channels != model.channels:
             raise ConfigError(
-                f"crop.size_wh: expected {self.codec.size_wh} as the codec has, found "
-                f"{self.crop.size_wh}"
+                f"codec: expected {model.channels} maps as the network gives, found "
+                f"{codec.channels}"
             )
-        if any(side % multiple for side in self.crop.size_wh):
+        if isinstance(crop, BoxCrop) and crop.size_wh != codec.size_wh:
             raise ConfigError(
-                f"input_size: expected multiples of {multiple}, found {self.crop.size_wh}"
+                f"crop.size_wh: expected {codec.size_wh} as the codec has, found {crop.size_wh}"
+            )
+        if any(side % model.size_multiple for side in codec.size_wh):
+            raise ConfigError(
+                f"input_size: expected multiples of {model.size_multiple}, found {codec.size_wh}"
             )
 
     def estimator(self) -> PoseEstimator:

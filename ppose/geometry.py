@@ -61,6 +61,18 @@ def fit_box(box_xywh: np.ndarray, size_wh: tuple[int, int], padding: float) -> n
     return np.concatenate([middle - size / 2, size], -1)
 
 
+def resizing(factor: float) -> np.ndarray:
+    """Scales about the corner of the first pixel, whose centre is the origin."""
+    return about(scaling(factor), (-0.5, -0.5))
+
+
+def letterbox(image_wh: tuple[int, int], size_wh: tuple[int, int]) -> np.ndarray:
+    """(3, 3) matrix that fits a whole image, undistorted, into the middle of `size_wh`."""
+    factor = min(size_wh[0] / image_wh[0], size_wh[1] / image_wh[1])
+    free = np.subtract(size_wh, np.multiply(image_wh, factor)) / 2
+    return translation(*free) @ resizing(factor)
+
+
 def transform_points(matrix: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
     """(..., 2) points through an affine (3, 3) matrix or a stack of them.
 

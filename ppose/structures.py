@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from ppose.data.outlines import Outline
     from ppose.skeleton import Skeleton
 
 
@@ -22,12 +23,15 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        box_xywh: (4,) float32 box of the person, pixels of the original image.
+        box_xywh: (4,) float32 box of the first person, pixels of the original image.
         keypoints: (P, K, 3) float32 x, y, COCO visibility (0 unlabelled, 1 occluded, 2 visible).
         matrix: (3, 3) float64, pixels of the original image → pixels of the network's input.
         size_wh: width and height of the network's input; (0, 0) until a crop has set it.
         pivot_xy: point of the input about which scale, rotation and flip turn.
         meta: what identifies the sample: image_id, annotation id, file, box score.
+        outlines: of everybody in the picture, where the data set gives them.
+        people_mask: (H, W) uint8, 255 on people; None without outlines and until `Warp`.
+        known_mask: (H, W) uint8, 0 where joints may be that nobody labelled; None likewise.
     """
 
     image: np.ndarray
@@ -37,6 +41,9 @@ class Sample:
     size_wh: tuple[int, int] = (0, 0)
     pivot_xy: tuple[float, float] = (0.0, 0.0)
     meta: dict[str, Any] = field(default_factory=dict)
+    outlines: tuple[Outline, ...] = ()
+    people_mask: np.ndarray | None = None
+    known_mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

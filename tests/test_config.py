@@ -3,7 +3,7 @@
 from itertools import permutations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from ppose.config import dump_config, load_config
@@ -196,6 +196,7 @@ values = st.recursive(
 
 
 @given(st.dictionaries(st.text("abcde", min_size=1), values))
+@example({"a": "1e1"})
 def test_the_dump_reads_back_as_the_same_config(tmp_path_factory, config):
     path = tmp_path_factory.mktemp("dump") / "run.yml"
     path.write_text(dump_config(config | {"name": "x"}))

@@ -1,0 +1,6 @@
+"""Codecs; importing this package registers them for configs."""
+
+from ppose.codecs.codec import Codec
+from ppose.codecs.heatmap import Heatmap
+
+__all__ = ["Codec", "Heatmap"]

@@ -10,15 +10,17 @@ from typing import Literal
 import cv2
 import numpy as np
 
+from ppose.codecs.codec import Codec
 from ppose.registry import register
 from ppose.skeleton import Skeleton
+from ppose.structures import Sample
 
 # Target → (is the peak rounded to a cell, is the Gaussian cut at 3 sigma)
 _TARGETS = {"msra": (True, True), "dark": (False, False), "udp": (False, True)}
 
 
 @register
-class Heatmap:
+class Heatmap(Codec):
     """One map for each joint, a Gaussian of height 1 around it.
 
     Args:
@@ -60,6 +62,7 @@ class Heatmap:
         if blur < 1 or blur % 2 == 0:
             raise ValueError(f"blur is the width of a kernel: odd, at least 1; found {blur}")
         self.skeleton = skeleton
+        self.channels = len(skeleton)
         self.size_wh = size_wh
         self.stride = stride
         self.cells_wh = (size_wh[0] // stride, size_wh[1] // stride)
@@ -112,6 +115,10 @@ class Heatmap:
         target = (down * weight[:, None])[:, :, None] * across[:, None, :]
         return {"target": target, "weight": weight}
 
+    def targets(self, sample: Sample) -> dict[str, np.ndarray]:
+        """`encode` of the sample's first person."""
+        return self.encode(sample.keypoints[0])
+
     def decode(self, maps: np.ndarray) -> np.ndarray:
         """Reads the place and the score of every joint.
 
@@ -124,6 +131,10 @@ class Heatmap:
         cells, score = self.peaks(maps)
         place = cells * self.cell_size
         return np.concatenate([place, np.clip(score, 0, 1)[..., None]], -1).astype(np.float32)
+
+    def people(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`decode`, one person an input."""
+        return [(person[None], np.ones(1, np.float32)) for person in self.decode(maps)]
 
     def peaks(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, K, 2) x, y of the refined peaks in cells, and (N, K) their heights."""

@@ -6,7 +6,7 @@ import os
 from array import array
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 
 from ppose.data.coco_json import NO_ID, as_id, box_column, float_column, id_column, objects
 from ppose.data.images import ImageError, nearest_path, read_image
+from ppose.data.outlines import OutlineTable
 from ppose.data.problems import DataError, Fate, Problems
 from ppose.skeleton import Skeleton
 
@@ -69,6 +70,7 @@ class Annotations:
         crowd: (A,) bool.
         keypoints: (A, K, 3) float32 x, y, COCO visibility.
         labelled: (A,) int64 number of labelled joints.
+        outlines: of each annotation; None unless they were asked for.
     """
 
     category: Entry
@@ -79,6 +81,7 @@ class Annotations:
     crowd: np.ndarray
     keypoints: np.ndarray
     labelled: np.ndarray
+    outlines: OutlineTable | None = field(default=None, kw_only=True)
 
 
 def read_images(data: Entry, image_dir: Path, problems: Problems) -> ImageTable:
@@ -115,7 +118,11 @@ def read_images(data: Entry, image_dir: Path, problems: Problems) -> ImageTable:
 
 
 def read_people(
-    data: Entry, table: ImageTable, skeleton: Skeleton, problems: Problems
+    data: Entry,
+    table: ImageTable,
+    skeleton: Skeleton,
+    problems: Problems,
+    outlines: bool = False,
 ) -> Annotations:
     """The annotations of people on usable pictures.
 
@@ -124,11 +131,12 @@ def read_people(
         table: the pictures.
         skeleton: the joints that the annotations have to have.
         problems: gets what was skipped or put right.
+        outlines: keep them; `data` has to hold `segmentation` then.
 
     Raises:
         DataError: the joints are not those of the skeleton.
     """
-    return _PeopleReader(table, skeleton, problems).read(data)
+    return _PeopleReader(table, skeleton, problems).read(data, outlines)
 
 
 class _PeopleReader:
@@ -139,7 +147,7 @@ class _PeopleReader:
         self._skeleton = skeleton
         self._problems = problems
 
-    def read(self, data: Entry) -> Annotations:
+    def read(self, data: Entry, outlines: bool) -> Annotations:
         entries = objects(data.get("annotations") or [], "annotation", self._problems)
         categories = objects(data.get("categories") or [], "category", self._problems)
         category = _person_category(categories, entries, self._skeleton, self._problems)
@@ -159,7 +167,22 @@ class _PeopleReader:
         order = np.flatnonzero(once)
         order = order[np.argsort(image_index[order], kind="stable")]
         columns = (ids, image_index, boxes, areas, crowd, keypoints, labelled)
-        return Annotations(category, *(column[order] for column in columns))
+        found = Annotations(category, *(column[order] for column in columns))
+        if not outlines:
+            return found
+        return replace(found, outlines=self._outlines([entries[i] for i in order], found))
+
+    def _outlines(self, entries: list[Entry], found: Annotations) -> OutlineTable:
+        sizes = np.array([r.size_wh for r in self._table.records]).reshape(-1, 2)
+        outlines = OutlineTable(
+            [entry.get("segmentation") for entry in entries],
+            sizes[found.image_index],
+            found.boxes_xywh,
+            found.labelled > 0,
+            found.crowd,
+        )
+        self._report("repaired", "no usable outline, the box is taken", outlines.replaced, entries)
+        return outlines
 
     def _of_category(
         self, entries: list[Entry], category: Entry, categories: list[Entry]

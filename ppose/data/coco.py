@@ -61,6 +61,8 @@ class CocoDataset:
             the skeleton's, or not one person left.
     """
 
+    needs_outlines = False
+
     def __init__(
         self,
         image_dir: str,
@@ -74,10 +76,12 @@ class CocoDataset:
         self.problems = Problems()
         self._image_dir = Path(image_dir)
         self._anno_path = Path(anno_path)
-        data = _keypoint_file(self._anno_path, annotated=bbox_file is None)
+        data = _keypoint_file(self._anno_path, bbox_file is None, self.needs_outlines)
         table = read_images(data, self._image_dir, self.problems)
         try:
-            self._annotations = read_people(data, table, skeleton, self.problems)
+            self._annotations = read_people(
+                data, table, skeleton, self.problems, self.needs_outlines
+            )
         except DataError as error:
             raise DataError(f"{anno_path}: {error}") from None
         self.images: list[ImageRecord] = table.records
@@ -229,9 +233,9 @@ class CocoDataset:
         return "\n  ".join([head, *str(self.problems).splitlines()])
 
 
-def _keypoint_file(path: Path, annotated: bool) -> dict[str, Any]:
+def _keypoint_file(path: Path, annotated: bool, outlines: bool) -> dict[str, Any]:
     """The file's content; DataError says what it is if not a keypoint file."""
-    data = read_json(path, "anno_path")
+    data = read_json(path, "anno_path", outlines)
     if isinstance(data, list):
         first = data[0] if data and isinstance(data[0], dict) else {}
         is_results = "score" in first and "image_id" in first

@@ -25,15 +25,16 @@ _USED_KEYS = {
 }
 
 
-def read_json(path: Path, argument: str) -> Any:
+def read_json(path: Path, argument: str, outlines: bool = False) -> Any:
     """The content of a JSON file; of objects only the keys that a data set needs.
 
-    Lists under `keypoints` beside an `image_id` become arrays of float32, with NaN for what is
-    not a number.
+    Lists under `keypoints` beside an `image_id`, and the polygons of outlines, become arrays of
+    float32, with NaN for what is not a number.
 
     Args:
         path: the file.
         argument: the argument that named it, for messages.
+        outlines: keep `segmentation` of annotations.
 
     Raises:
         DataError: no such file, empty, or not JSON (with line and column).
@@ -42,8 +43,9 @@ def read_json(path: Path, argument: str) -> Any:
         raise DataError(f"{argument}: there is no file {path}: {nearest_path(path)}")
     if path.stat().st_size == 0:
         raise DataError(f"{argument}: {path} is empty; fetch it again")
+    used = _used_with_outlines if outlines else _used
     try:
-        return json.loads(path.read_text("utf-8-sig"), object_hook=_used)
+        return json.loads(path.read_text("utf-8-sig"), object_hook=used)
     except UnicodeDecodeError as error:
         raise DataError(
             f"{argument}: {path} is not a text file (byte {error.start}); if it is an archive, "
@@ -105,12 +107,24 @@ def as_id(value: Any) -> int:
     return int(value) if whole and abs(value) < -NO_ID else NO_ID
 
 
+def _used_with_outlines(node: dict[str, Any]) -> dict[str, Any]:
+    used = _used(node) | {key: node[key] for key in ("counts", "size") if key in node}
+    outline = node.get("segmentation")
+    if isinstance(outline, list):
+        outline = [_floats(polygon) for polygon in outline if isinstance(polygon, list)]
+    return used if outline is None else used | {"segmentation": outline}
+
+
 def _used(node: dict[str, Any]) -> dict[str, Any]:
     node = {key: value for key, value in node.items() if key in _USED_KEYS}
     keypoints = node.get("keypoints")
     if isinstance(keypoints, list) and "image_id" in node:
-        try:
-            node["keypoints"] = array("f", keypoints)
-        except (TypeError, OverflowError):
-            node["keypoints"] = array("f", map(as_float, keypoints))
+        node["keypoints"] = _floats(keypoints)
     return node
+
+
+def _floats(values: list[Any]) -> array:
+    try:
+        return array("f", values)
+    except (TypeError, OverflowError):
+        return array("f", map(as_float, values))

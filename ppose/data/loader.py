@@ -26,7 +26,7 @@ _REPLACEMENTS = 20
 
 
 class SampleSource(Protocol):
-    """A data set of single people; `keypoints` (N, K, 3) are those of all of them."""
+    """A data set; `keypoints` (N, K, 3) are those of the first person of each sample."""
 
     keypoints: np.ndarray
 
@@ -40,7 +40,7 @@ class Encoder(Protocol):
 
     size_wh: tuple[int, int]
 
-    def encode(self, keypoints: np.ndarray) -> dict[str, np.ndarray]: ...
+    def targets(self, sample: Sample) -> dict[str, np.ndarray]: ...
 
 
 class TrainingSet(paddle.io.Dataset):
@@ -84,7 +84,7 @@ class TrainingSet(paddle.io.Dataset):
         sample, used = self._readable(index, rng)
         sample = augmented(sample, self.transforms, rng)
         self._check_size(sample.image)
-        targets = self.codec.encode(sample.keypoints[0])
+        targets = self.codec.targets(sample)
         return {
             "image": sample.image,
             "index": np.int64(used),

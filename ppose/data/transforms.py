@@ -52,37 +52,6 @@ class Geometry(Transform):
 
 
 @register
-class BoxCrop(Transform):
-    """Top-down crop: the box, grown to the input's shape and padded, fills the input.
-
-    Args:
-        size_wh: width and height of the input in pixels.
-        padding: growth of the box; 1.25 as published for all networks here.
-        udp: unbiased geometry, see `geometry.pivot`.
-    """
-
-    def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
-        if min(size_wh) < 1:
-            raise ValueError(f"size_wh has to be above 0, found {size_wh}")
-        self.size_wh = size_wh
-        self.padding = _positive("padding", padding)
-        self.udp = udp
-
-    def matrix(self, box_xywh: np.ndarray) -> np.ndarray:
-        """(3, 3) matrix from the image to the input for one box (4,)."""
-        box = geometry.fit_box(box_xywh, self.size_wh, self.padding)
-        return geometry.box_to_input(box, self.size_wh, self.udp)
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
-        return replace(
-            sample,
-            matrix=self.matrix(sample.box_xywh),
-            size_wh=self.size_wh,
-            pivot_xy=geometry.pivot(self.size_wh, self.udp),
-        )
-
-
-@register
 class HalfBody(Transform):
     """Replaces the box by one around the upper or the lower body.
 
@@ -102,7 +71,7 @@ class HalfBody(Transform):
         self.halves = (skeleton.upper_index, skeleton.lower_index)
         self.p = _probability(p)
         self.min_joints = min_joints
-        self.padding = _positive("padding", padding)
+        self.padding = positive("padding", padding)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         person = sample.keypoints[0]
@@ -121,29 +90,46 @@ class HalfBody(Transform):
 
 @register
 class RandomScale(Geometry):
-    """Scales the box by a normal factor 1 ± `spread`, cut at one `spread` (HRNet's recipe)."""
+    """Scales the box by a factor 1 ± `spread`.
 
-    def __init__(self, spread: float, p: float = 1.0):
+    Args:
+        spread: largest change.
+        p: probability.
+        uniform: draw evenly; else from a normal distribution with this deviation, cut at it
+            (HRNet's recipe).
+    """
+
+    def __init__(self, spread: float, p: float = 1.0, uniform: bool = False):
         super().__init__(p)
         if not 0 <= spread < 1:
             raise ValueError(f"spread has to be in 0..1, found {spread}")
         self.spread = spread
+        self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
-        box_factor = 1 + self.spread * np.clip(rng.standard_normal(), -1, 1)
-        return geometry.scaling(1 / box_factor)
+        drawn = rng.uniform(-1, 1) if self.uniform else np.clip(rng.standard_normal(), -1, 1)
+        return geometry.scaling(1 / (1 + self.spread * drawn))
 
 
 @register
 class RandomRotate(Geometry):
-    """Rotates by a normal angle of `degrees`, cut at twice that (HRNet's recipe)."""
+    """Rotates about the pivot.
 
-    def __init__(self, degrees: float, p: float = 0.6):
+    Args:
+        degrees: of the angle, see `uniform`.
+        p: probability.
+        uniform: draw evenly from ± `degrees` (SimplePose); else from a normal distribution with
+            this deviation, cut at twice that (HRNet's recipe).
+    """
+
+    def __init__(self, degrees: float, p: float = 0.6, uniform: bool = False):
         super().__init__(p)
         self.degrees = _within("degrees", degrees, 0, 180)
+        self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
-        return geometry.rotation(self.degrees * np.clip(rng.standard_normal(), -2, 2))
+        drawn = rng.uniform(-1, 1) if self.uniform else np.clip(rng.standard_normal(), -2, 2)
+        return geometry.rotation(self.degrees * drawn)
 
 
 @register
@@ -179,18 +165,44 @@ class RandomFlip(Geometry):
 
 @register
 class Warp(Transform):
-    """Resamples the picture (bilinear, black border) and moves the keypoints by the matrix."""
+    """Resamples the picture (bilinear, black border) and moves the keypoints by the matrix.
+
+    Outlines become masks. Unknown are people whose joints nobody labelled, and crowds where
+    they show no single person (SimplePose).
+    """
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
             raise PipelineError("Warp stands before the crop; put it behind")
         keypoints = sample.keypoints.copy()
         keypoints[..., :2] = geometry.transform_points(sample.matrix, keypoints[..., :2])
+        people, known = _masks(sample)
         return replace(
             sample,
             image=warp(sample.image, sample.matrix, sample.size_wh),
             keypoints=keypoints,
+            people_mask=people,
+            known_mask=known,
         )
+
+
+def _masks(sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(H, W) uint8 masks of all people, and of where all joints are known."""
+    if not sample.outlines:
+        return None, None
+    width, height = sample.size_wh
+    people, known = np.zeros((height, width), np.uint8), np.full((height, width), 255, np.uint8)
+    for outline in sample.outlines:
+        outline.draw(people, sample.matrix, 255)
+    single = [outline for outline in sample.outlines if not outline.crowd]
+    if len(single) < len(sample.outlines):
+        known -= people
+        for outline in single:
+            outline.draw(known, sample.matrix, 255)
+    for outline in single:
+        if not outline.labelled:
+            outline.draw(known, sample.matrix, 0)
+    return people, known
 
 
 def warp(image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
@@ -342,7 +354,8 @@ def _within(name: str, value: float, low: float, high: float) -> float:
     return value
 
 
-def _positive(name: str, value: float) -> float:
+def positive(name: str, value: float) -> float:
+    """`value`; ValueError if it is not above 0 and finite."""
     if not 0 < value < np.inf:
         raise ValueError(f"{name} has to be above 0, found {value}")
     return value

@@ -40,7 +40,7 @@ def evaluate(
     """
     metric.reset(dataset.category_id)
     rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-    everything = list(requests_of(dataset))
+    everything = list(requests_of(dataset, estimator.crop.uses_boxes))
     requests = everything[rank::world]
     failed: list[ImageError] = []
     found: list[Poses] = []
@@ -95,10 +95,12 @@ def evaluate_weights(
     return scores
 
 
-def requests_of(dataset: CocoDataset) -> Iterator[Request]:
-    """One request for each usable picture with boxes."""
+def requests_of(dataset: CocoDataset, with_boxes: bool = True) -> Iterator[Request]:
+    """One request for each usable picture: with boxes for those that have any, or for all."""
     for record, people in dataset.by_image():
-        if len(people):
+        if not with_boxes:
+            yield Request(image=record.path, image_id=record.image_id, size_wh=record.size_wh)
+        elif len(people):
             yield Request(
                 image=record.path,
                 boxes_xywh=dataset.boxes_xywh[people],

@@ -168,7 +168,7 @@ class Evaluation(Hook):
 
     def _pictures(self, trainer: Trainer) -> list[np.ndarray]:
         run = trainer.experiment
-        requests = islice(requests_of(run.val_dataset), _PICTURES)
+        requests = islice(requests_of(run.val_dataset, run.crop.uses_boxes), _PICTURES)
         found = run.estimator().run(requests, failed=[])
         return [poses.draw(read_image(poses.file)) for poses in found if poses.file]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,16 +10,21 @@ from itertools import islice
 from pathlib import Path
 from reprlib import repr as short
 
+import cv2
 import numpy as np
 import paddle
 
 from ppose import geometry
-from ppose.codecs.heatmap import Heatmap
+from ppose.codecs.codec import Codec
+from ppose.data.crops import Crop, View
 from ppose.data.images import ImageError, read_image
-from ppose.data.transforms import BoxCrop, Normalize, warp
+from ppose.data.transforms import Normalize
 from ppose.errors import PposeError
+from ppose.models.network import Network
 from ppose.postprocess import Postprocess
 from ppose.structures import Poses
+
+NO_BOXES = "no boxes: bottom-up"
 
 
 class InputError(PposeError, ValueError):
@@ -31,7 +37,8 @@ class Request:
 
     Attributes:
         image: (H, W, 3) uint8 RGB, or the file that holds it.
-        boxes_xywh: (P, 4) boxes of people; None takes the whole picture as one.
+        boxes_xywh: (P, 4) boxes of people, for top-down networks; None takes the whole picture
+            as one.
         box_scores: (P,) scores of the boxes in 0..1; None for 1.
         box_source: where the boxes came from.
         image_id: id of the picture in its data set.
@@ -47,34 +54,53 @@ class Request:
 
 
 @dataclass(frozen=True)
-class _Crops:
-    """A picture's people, cut out."""
+class _Region:
+    """A part of a picture as the network gets it.
+
+    Attributes:
+        views: what the matrices mean.
+        pixels: (h, w, 3) uint8 of each view.
+    """
+
+    views: tuple[View, ...]
+    pixels: tuple[np.ndarray, ...]
+
+    @property
+    def shape(self) -> tuple[tuple[int, int], ...]:
+        """Regions of equal shape share batches."""
+        return tuple(view.size_wh for view in self.views)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A picture's regions; with boxes there is one for each."""
 
     request: Request
     boxes_xywh: np.ndarray
-    pixels: np.ndarray
-    to_image: np.ndarray
+    regions: list[_Region]
 
 
 class PoseEstimator:
     """A network with all that turns pictures into its input and its output into poses.
 
+    Top-down and bottom-up networks go the same way; what differs is in the crop and the codec.
+
     Args:
-        network: maps normalised (N, 3, H, W) float32 to heat maps (N, K, h, w).
+        network: maps normalised (N, 3, H, W) float32 to maps (N, channels, h, w).
         codec: reads the maps.
-        crop: box → input.
+        crop: picture, and perhaps boxes → inputs.
         normalize: bytes → float input.
         postprocess: rescoring and duplicate removal.
-        flip_test: average the maps of each crop with those of its mirror image.
-        batch_size: crops for each run of the network.
+        flip_test: average the maps of each input with those of its mirror image.
+        batch_size: inputs for each run of the network.
         workers: threads that read and crop pictures ahead.
     """
 
     def __init__(
         self,
-        network: paddle.nn.Layer,
-        codec: Heatmap,
-        crop: BoxCrop,
+        network: Network,
+        codec: Codec,
+        crop: Crop,
         normalize: Normalize,
         postprocess: Postprocess,
         flip_test: bool = False,
@@ -103,7 +129,8 @@ class PoseEstimator:
         Args:
             image: a file, or (H, W, 3) uint8 RGB.
             boxes: (P, 4) x, y, width, height of people in pixels; None takes the whole picture
-                as one person. (P, 5) has the boxes' scores in 0..1 behind them.
+                as one person. (P, 5) has the boxes' scores in 0..1 behind them. Bottom-up
+                networks find people by themselves and take none.
 
         Raises:
             ImageError: the file cannot be read.
@@ -130,18 +157,20 @@ class PoseEstimator:
         Raises:
             ImageError, InputError: as `__call__`.
         """
-        waiting: list[_Crops] = []
+        waiting: list[_Cut] = []
         count = 0
-        for crops in self._cropped(requests, failed):
-            waiting.append(crops)
-            count += len(crops.pixels)
-            if count >= self.batch_size:
+        # Regions of one shape fill a batch; pictures of many shapes need more to choose from.
+        enough = self.batch_size if self.crop.uses_boxes else 4 * self.batch_size
+        for cut in self._cuts(requests, failed):
+            waiting.append(cut)
+            count += len(cut.regions)
+            if count >= enough:
                 yield from self._finish(waiting)
                 waiting, count = [], 0
         yield from self._finish(waiting)
 
-    def heatmaps(self, pixels: np.ndarray) -> np.ndarray:
-        """(N, K, h, w) float32 maps of uint8 crops (N, H, W, 3), averaged with their mirrors'."""
+    def maps(self, pixels: np.ndarray) -> np.ndarray:
+        """(N, channels, h, w) float32 maps of uint8 inputs (N, H, W, 3), flip test included."""
         was_training = self.network.training
         self.network.eval()
         with paddle.no_grad():
@@ -154,13 +183,11 @@ class PoseEstimator:
             self.network.train()
         return maps
 
-    def _cropped(
-        self, requests: Iterable[Request], failed: list[ImageError] | None
-    ) -> Iterator[_Crops]:
+    def _cuts(self, requests: Iterable[Request], failed: list[ImageError] | None) -> Iterator[_Cut]:
         """Reads and crops ahead in threads, in order."""
         requests = iter(requests)
         with ThreadPoolExecutor(self.workers) as pool:
-            ahead: list[Future[_Crops]] = [
+            ahead: list[Future[_Cut]] = [
                 pool.submit(self._cut, r) for r in islice(requests, 4 * self.workers)
             ]
             while ahead:
@@ -173,60 +200,128 @@ class PoseEstimator:
                         raise
                     failed.append(error)
 
-    def _cut(self, request: Request) -> _Crops:
+    def _cut(self, request: Request) -> _Cut:
         image = request.image
         image = _checked(image) if isinstance(image, np.ndarray) else read_image(
             image, request.size_wh
         )  # fmt: skip
+        size_wh = (image.shape[1], image.shape[0])
+        boxes = self._boxes(request, size_wh)
+        regions = self.crop.views(size_wh, boxes, self.network.size_multiple)
+        return _Cut(
+            request,
+            boxes,
+            [_Region(views, tuple(view(image) for view in views)) for views in regions],
+        )
+
+    def _boxes(self, request: Request, size_wh: tuple[int, int]) -> np.ndarray:
         boxes = request.boxes_xywh
+        name = request.image if isinstance(request.image, Path) else "image"
+        if not self.crop.uses_boxes and boxes is not None:
+            raise InputError(
+                f"{name}: this network finds people in the whole picture; run it without boxes"
+            )
         if boxes is None:
-            boxes = np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32)
+            return np.array([[0, 0, *size_wh]], np.float32)
         bad = ~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1))
         if bad.any():
             raise InputError(
-                f"{request.image if isinstance(request.image, Path) else 'image'}: box "
-                f"{boxes[bad][0].tolist()} is not x, y, width, height with a width and height "
-                "above 0"
+                f"{name}: box {boxes[bad][0].tolist()} is not x, y, width, height with a width "
+                "and height above 0"
             )
-        matrices = [self.crop.matrix(box) for box in boxes]
-        width, height = self.crop.size_wh
-        pixels = [warp(image, matrix, self.crop.size_wh) for matrix in matrices]
-        return _Crops(
-            request,
-            boxes,
-            np.array(pixels, np.uint8).reshape(-1, height, width, 3),
-            np.linalg.inv(np.array(matrices).reshape(-1, 3, 3)),
+        return boxes
+
+    def _finish(self, waiting: list[_Cut]) -> Iterator[Poses]:
+        """Runs the network over all waiting regions and gives each picture its people."""
+        found = iter(self._found([region for cut in waiting for region in cut.regions]))
+        for cut in waiting:
+            people = [next(found) for _ in cut.regions]
+            poses = self._poses(cut, people)
+            areas = [abs(np.linalg.det(r.views[0].matrix)) for r in cut.regions]
+            sizes = [np.prod(r.views[0].size_wh) for r in cut.regions]
+            covered = np.divide(sizes, areas) if self.crop.uses_boxes else None
+            yield self.postprocess(poses, covered)
+
+    def _found(self, regions: list[_Region]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Keypoints (P, K, 3) in pixels of the picture and (P,) factors, for each region."""
+        alike = defaultdict(list)
+        for i, region in enumerate(regions):
+            alike[region.shape].append(i)
+        found: list[tuple[np.ndarray, np.ndarray]] = [()] * len(regions)  # type: ignore[list-item]
+        for places in alike.values():
+            for start in range(0, len(places), self.batch_size):
+                batch = places[start : start + self.batch_size]
+                people = self.codec.people(self._averaged([regions[i] for i in batch]))
+                for i, (keypoints, factors) in zip(batch, people, strict=True):
+                    to_picture = np.linalg.inv(regions[i].views[0].matrix)
+                    keypoints = keypoints.copy()
+                    keypoints[..., :2] = geometry.transform_points(to_picture, keypoints[..., :2])
+                    found[i] = keypoints, factors
+        return found
+
+    def _averaged(self, regions: list[_Region]) -> np.ndarray:
+        """(N, channels, h, w) maps of regions of one shape, the mean over their views."""
+        views = range(len(regions[0].views))
+        of_view = [self.maps(np.stack([r.pixels[v] for r in regions])) for v in views]
+        first = of_view[0]
+        if len(of_view) == 1:
+            return first
+        total = first.copy()
+        for v in views[1:]:
+            for i, region in enumerate(regions):
+                between = region.views[v].matrix @ np.linalg.inv(region.views[0].matrix)
+                total[i] += resample(of_view[v][i], between, self.codec.stride, first.shape[2:])
+        return total / len(of_view)
+
+    def _poses(self, cut: _Cut, people: list[tuple[np.ndarray, np.ndarray]]) -> Poses:
+        request = cut.request
+        keypoints = np.concatenate(
+            [np.zeros((0, len(self.skeleton), 3), np.float32), *(k for k, _ in people)]
         )
-
-    def _finish(self, waiting: list[_Crops]) -> Iterator[Poses]:
-        """Runs the network over all waiting crops and gives each picture its people."""
-        if not waiting:
-            return
-        pixels = np.concatenate([crops.pixels for crops in waiting])
-        found = np.zeros((len(pixels), len(self.skeleton), 3), np.float32)
-        for start in range(0, len(pixels), self.batch_size):
-            part = slice(start, start + self.batch_size)
-            found[part] = self.codec.decode(self.heatmaps(pixels[part]))
-        to_image = np.concatenate([crops.to_image for crops in waiting])
-        found[..., :2] = geometry.transform_points(to_image, found[..., :2])
-
-        ends = np.cumsum([len(crops.pixels) for crops in waiting])[:-1]
-        for crops, keypoints in zip(waiting, np.split(found, ends), strict=True):
-            areas = np.prod(self.crop.size_wh) * np.linalg.det(crops.to_image)
-            yield self.postprocess(self._poses(crops, keypoints), areas)
-
-    def _poses(self, crops: _Crops, keypoints: np.ndarray) -> Poses:
-        request = crops.request
-        scores = request.box_scores
+        factors = np.concatenate([np.zeros(0, np.float32), *(f for _, f in people)])
+        if self.crop.uses_boxes:
+            boxes, source = np.asarray(cut.boxes_xywh, np.float32), request.box_source
+        else:
+            boxes, source = extents(keypoints), NO_BOXES
+        if request.box_scores is not None:
+            factors = factors * request.box_scores
         return Poses(
             keypoints=keypoints,
-            scores=np.ones(len(keypoints), np.float32) if scores is None else scores,
-            boxes_xywh=np.asarray(crops.boxes_xywh, np.float32),
-            box_source=request.box_source,
+            scores=factors.astype(np.float32),
+            boxes_xywh=boxes,
+            box_source=source,
             skeleton=self.skeleton,
             image_id=request.image_id,
             file=request.image if isinstance(request.image, Path) else None,
         )
+
+
+def resample(
+    maps: np.ndarray, matrix: np.ndarray, stride: int, size_hw: tuple[int, ...]
+) -> np.ndarray:
+    """Maps of one view on the grid of another.
+
+    Args:
+        maps: (C, h, w) float32.
+        matrix: (3, 3) pixels of the wanted view's input → pixels of the input of `maps`.
+        stride: pixels for each cell, whose centre is the mean of its pixels' centres.
+        size_hw: height and width of the wanted maps.
+    """
+    to_pixels = geometry.resizing(stride)
+    cells = np.linalg.inv(to_pixels) @ matrix @ to_pixels
+    height, width = size_hw
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return np.stack([cv2.warpAffine(m, cells[:2], (width, height), flags=flags) for m in maps])
+
+
+def extents(keypoints: np.ndarray) -> np.ndarray:
+    """(P, 4) boxes x, y, width, height around the joints that were found, of (P, K, 3)."""
+    seen = keypoints[..., 2:] > 0
+    low = np.where(seen, keypoints[..., :2], np.inf).min(1)
+    high = np.where(seen, keypoints[..., :2], -np.inf).max(1)
+    nobody = ~np.isfinite(low)
+    low, high = np.where(nobody, 0, low), np.where(nobody, 0, high)
+    return np.concatenate([low, high - low], -1).astype(np.float32)
 
 
 def _box_table(boxes: np.ndarray | Sequence) -> np.ndarray:

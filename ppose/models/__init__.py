@@ -3,6 +3,7 @@
 from ppose.models.hrnet import HRNet
 from ppose.models.layers import Backbone
 from ppose.models.lite_hrnet import LiteHRNet
+from ppose.models.network import Network
 from ppose.models.pose import PoseNet
 
-__all__ = ["Backbone", "HRNet", "LiteHRNet", "PoseNet"]
+__all__ = ["Backbone", "HRNet", "LiteHRNet", "Network", "PoseNet"]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from paddle import Tensor, nn
+from paddle import Tensor
 
 from ppose.models.layers import Backbone, conv2d
+from ppose.models.network import Network
 from ppose.registry import register
 from ppose.skeleton import Skeleton
 
 
 @register
-class PoseNet(nn.Layer):
+class PoseNet(Network):
     """A backbone and a 1×1 convolution to heat maps.
 
     The convolution starts at N(0, 0.001²) without bias, as published for HRNet.
@@ -22,6 +23,9 @@ class PoseNet(nn.Layer):
 
     def __init__(self, backbone: Backbone, skeleton: Skeleton):
         super().__init__()
+        self.stride = backbone.stride
+        self.size_multiple = backbone.size_multiple
+        self.channels = len(skeleton)
         self.backbone = backbone
         self.final_conv = conv2d(backbone.out_channels, len(skeleton), 1, bias=True)
 

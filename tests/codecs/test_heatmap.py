@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppose.codecs.heatmap import Heatmap
-from ppose.data.transforms import BoxCrop
+from ppose.data.crops import BoxCrop
 from ppose.geometry import transform_points
 from ppose.skeleton import COCO17
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from ppose.data.crops import BoxCrop
 from ppose.data.images import ImageError
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
 from ppose.data.problems import DataError
-from ppose.data.transforms import BoxCrop, PipelineError, RandomShift, Transform, Warp
+from ppose.data.transforms import PipelineError, RandomShift, Transform, Warp
 from ppose.experiment import Experiment
 from ppose.registry import ConfigError
 

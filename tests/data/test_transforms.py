@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppose import geometry
+from ppose.data.crops import BoxCrop
 from ppose.data.transforms import (
-    BoxCrop,
     ColorJitter,
     HalfBody,
     InformationDropping,
@@ -245,7 +245,8 @@ def test_wrong_arguments_of_a_config_have_their_place(node, message):
 def test_every_registered_transform_is_tested_here():
     names = {type(step).__name__ for step in GEOMETRY}
     assert set(registered(Transform)) == names | {
-        "BoxCrop", "Warp", "HalfBody", "ColorJitter", "InformationDropping"
+        "BoxCrop", "Warp", "HalfBody", "ColorJitter", "InformationDropping",
+        "PictureFit", "CentreCrop"
     }  # fmt: skip
 
 

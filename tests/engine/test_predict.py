@@ -6,17 +6,21 @@ import paddle
 import pytest
 
 from ppose.codecs.heatmap import Heatmap
+from ppose.data.crops import BoxCrop
 from ppose.data.images import ImageError
-from ppose.data.transforms import BoxCrop, Normalize
+from ppose.data.transforms import Normalize
 from ppose.engine.predict import InputError, PoseEstimator, Request
+from ppose.models.network import Network
 from ppose.postprocess import Postprocess
 from ppose.skeleton import COCO17
 
 SIZE = (96, 128)
 
 
-class Lamp(paddle.nn.Layer):
+class Lamp(Network):
     """A network that shows every joint where the picture is bright; cell i sees pixel 4·i."""
+
+    stride, size_multiple, channels = 4, 4, 17
 
     def forward(self, images):
         pool = paddle.nn.functional.avg_pool2d
@@ -55,10 +59,10 @@ def test_a_light_is_found_in_pixels_of_the_image(box, udp):
 def test_flip_test_averages_with_the_mirror_image():
     crops = np.random.default_rng(0).integers(0, 256, (2, 128, 96, 3), np.uint8)
     plain, both = estimator(), estimator(flip_test=True)
-    mirrored = plain.codec.unflip(plain.heatmaps(crops[:, :, ::-1]))
-    mean = (plain.heatmaps(crops) + mirrored) / 2
-    assert np.allclose(both.heatmaps(crops), mean, atol=1e-5)
-    assert np.abs(mean - plain.heatmaps(crops)).max() > 1e-3
+    mirrored = plain.codec.unflip(plain.maps(crops[:, :, ::-1]))
+    mean = (plain.maps(crops) + mirrored) / 2
+    assert np.allclose(both.maps(crops), mean, atol=1e-5)
+    assert np.abs(mean - plain.maps(crops)).max() > 1e-3
 
 
 def test_without_boxes_the_picture_is_one_person():

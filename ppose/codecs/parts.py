@@ -1,0 +1,162 @@
+"""The parts that a bottom-up network has maps of: joints, derived joints, and limbs, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from ppose.registry import register
+from ppose.skeleton import COCO17, Skeleton
+
+
+@register
+class Parts:
+    """Channels of a bottom-up network and how they relate to the joints of a skeleton.
+
+    Channels are the limbs, the joints, a mask of all people and the maximum over the joints.
+
+    Args:
+        skeleton: the annotated joints, which are also those of the result.
+        joints: names in the order of their channels, each joint of the skeleton once; None
+            takes the skeleton's order. A derived joint stands among them.
+        limbs: pairs of names in the order of their channels; None takes the skeleton's limbs.
+        derived: further joints, each the mean of the joints of the skeleton that it names; the
+            assignment uses them, and the result leaves them out.
+
+    Raises:
+        ValueError: a joint that is missing, named twice or unknown, or a limb given twice.
+    """
+
+    def __init__(
+        self,
+        skeleton: Skeleton,
+        joints: Sequence[str] | None = None,
+        limbs: Sequence[tuple[str, str]] | None = None,
+        derived: Mapping[str, Sequence[str]] | None = None,
+    ):
+        self.skeleton = skeleton
+        self.derived = {name: tuple(sources) for name, sources in (derived or {}).items()}
+        self.joints = tuple(joints or (*skeleton.joint_names, *self.derived))
+        self.limbs = tuple((a, b) for a, b in (skeleton.limbs if limbs is None else limbs))
+        known = (*skeleton.joint_names, *self.derived)
+        for name, sources in self.derived.items():
+            if name in skeleton.joint_names or not sources:
+                raise ValueError(f"derived joint '{name}' needs a new name and its sources")
+            for source in sources:
+                skeleton.index(source)
+        if sorted(self.joints) != sorted(known):
+            raise ValueError(f"joints: expected each of {known} once, found {self.joints}")
+        ends = [frozenset(limb) for limb in self.limbs]
+        if not ends or len(set(ends)) != len(ends) or any(len(pair) < 2 for pair in ends):
+            raise ValueError("limbs: expected pairs of different joints, each pair once")
+        for limb in self.limbs:
+            for name in limb:
+                self.index(name)
+
+    @classmethod
+    def named(cls, name: str) -> Parts:
+        """The parts that ship under `name`, e.g. "simplepose"; ValueError if there are none."""
+        if name not in PARTS:
+            raise ValueError(f"no parts are named '{name}'; known: {', '.join(PARTS)}")
+        return PARTS[name]
+
+    def __repr__(self) -> str:
+        return f"Parts({len(self.limbs)} limbs, {len(self.joints)} joints)"
+
+    def index(self, name: str) -> int:
+        """Place of a joint among the joints; ValueError if there is none of this name."""
+        if name not in self.joints:
+            raise ValueError(f"no joint is named '{name}'; known: {', '.join(self.joints)}")
+        return self.joints.index(name)
+
+    @property
+    def channels(self) -> int:
+        """Number of maps: limbs, joints, mask and maximum."""
+        return len(self.limbs) + len(self.joints) + 2
+
+    @cached_property
+    def limb_channels(self) -> slice:
+        """Where the limbs' maps are."""
+        return slice(0, len(self.limbs))
+
+    @cached_property
+    def joint_channels(self) -> slice:
+        """Where the joints' maps are."""
+        return slice(len(self.limbs), len(self.limbs) + len(self.joints))
+
+    @cached_property
+    def limb_index(self) -> np.ndarray:
+        """(L, 2) int places among the joints of both ends of each limb."""
+        return np.array([(self.index(a), self.index(b)) for a, b in self.limbs])
+
+    @cached_property
+    def mirror_channels(self) -> np.ndarray:
+        """(channels,) int: `maps[mirror_channels]` reorders maps as a horizontal flip does.
+
+        Raises:
+            ValueError: a limb whose mirror image is no limb.
+        """
+        joints = self._mirror_joints
+        ends = [frozenset(pair) for pair in self.limb_index.tolist()]
+        mirrored = [frozenset(pair) for pair in joints[self.limb_index].tolist()]
+        lone = [self.limbs[i] for i, pair in enumerate(mirrored) if pair not in ends]
+        if lone:
+            raise ValueError(f"the limb {lone[0]} has no mirror image among the limbs")
+        limbs = np.array([ends.index(pair) for pair in mirrored])
+        rest = len(limbs) + len(joints) + np.arange(2)
+        return np.concatenate([limbs, len(limbs) + joints, rest])
+
+    def from_skeleton(self, keypoints: np.ndarray) -> np.ndarray:
+        """(P, K, 3) annotated joints → (P, J, 3) joints of the parts.
+
+        A derived joint is labelled where all of its sources are, and as visible as the least
+        visible of them.
+        """
+        columns = {name: keypoints[:, i] for i, name in enumerate(self.skeleton.joint_names)}
+        for name, sources in self.derived.items():
+            given = keypoints[:, [self.skeleton.index(source) for source in sources]]
+            columns[name] = given.mean(1)
+            columns[name][:, 2] = given[..., 2].min(1)
+        return np.stack([columns[name] for name in self.joints], 1)
+
+    def to_skeleton(self, people: np.ndarray) -> np.ndarray:
+        """(P, J, ...) joints of the parts → (P, K, ...) joints of the skeleton."""
+        return people[:, [self.index(name) for name in self.skeleton.joint_names]]
+
+    @cached_property
+    def _mirror_joints(self) -> np.ndarray:
+        mirror = {joint.name: joint.mirror or joint.name for joint in self.skeleton.joints}
+        for name, sources in self.derived.items():
+            image = {mirror[source] for source in sources}
+            mirror[name] = next((n for n, of in self.derived.items() if set(of) == image), name)
+        return np.array([self.index(mirror[name]) for name in self.joints])
+
+
+def _sides(*stems: str) -> list[str]:
+    return [f"{side}_{stem}" for side in ("right", "left") for stem in stems]
+
+
+# Order of joints and limbs of the published SimplePose weights (Li et al., AAAI 2020).
+_SIMPLEPOSE_JOINTS = [
+    *("nose", "neck"),
+    *_sides("shoulder", "elbow", "wrist"),
+    *_sides("hip", "knee", "ankle"),
+    *("right_eye", "left_eye", "right_ear", "left_ear"),
+]
+_SIMPLEPOSE_LIMBS = [
+    *((1, 0), (1, 14), (1, 15), (1, 16), (1, 17), (0, 14), (0, 15), (14, 16), (15, 17)),
+    *((1, 2), (2, 3), (3, 4), (1, 5), (5, 6), (6, 7)),
+    *((1, 8), (8, 9), (9, 10), (1, 11), (11, 12), (12, 13)),
+    *((0, 2), (0, 5), (2, 8), (8, 12), (5, 11), (11, 9), (16, 2), (17, 5), (8, 11)),
+]
+
+SIMPLEPOSE = Parts(
+    COCO17,
+    joints=_SIMPLEPOSE_JOINTS,
+    limbs=[(_SIMPLEPOSE_JOINTS[a], _SIMPLEPOSE_JOINTS[b]) for a, b in _SIMPLEPOSE_LIMBS],
+    derived={"neck": ("left_shoulder", "right_shoulder")},
+)
+
+PARTS = {"simplepose": SIMPLEPOSE}

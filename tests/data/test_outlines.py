@@ -1,0 +1,127 @@
+"""Outlines become the masks that pycocotools draws, wherever the picture is moved."""
+
+from array import array
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
+
+from ppose import geometry
+from ppose.data.outlines import OutlineTable
+
+SIZE = (40, 30)
+L_SHAPE = array("f", [5, 5, 30, 5, 30, 12, 14, 12, 14, 25, 5, 25])
+HOLE_FREE = array("f", [20, 15, 38, 15, 38, 28, 20, 28])
+
+
+def table(*segmentations, box=(2.0, 3.0, 10.0, 8.0), labelled=True, crowd=False):
+    count = len(segmentations)
+    return OutlineTable(
+        segmentations,
+        np.tile(SIZE, (count, 1)),
+        np.tile(np.array(box), (count, 1)),
+        np.full(count, labelled),
+        np.full(count, crowd),
+    )
+
+
+def drawn(outline, matrix=None):
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    outline.draw(mask, np.eye(3) if matrix is None else matrix, 255)
+    return mask > 0
+
+
+def region():
+    mask = np.zeros(SIZE[::-1], np.uint8)
+    mask[4:20, 6:30] = 1
+    mask[8:12, 10:15] = 0
+    return mask
+
+
+def uncompressed(mask):
+    flat = mask.T.ravel()
+    ends = np.flatnonzero(np.diff(flat)) + 1
+    counts = np.diff([0, *ends, flat.size]).tolist()
+    return {"size": list(mask.shape), "counts": counts if not flat[0] else [0, *counts]}
+
+
+def test_polygons_cover_what_pycocotools_covers():
+    outline = table([L_SHAPE, HOLE_FREE])[0]
+    runs = coco_mask.frPyObjects([L_SHAPE.tolist(), HOLE_FREE.tolist()], *SIZE[::-1])
+    expected = coco_mask.decode(coco_mask.merge(runs)) > 0
+    found = drawn(outline)
+    assert (found & expected).sum() == expected.sum()
+    assert found.sum() < 1.2 * expected.sum()
+
+
+@pytest.mark.parametrize("form", ["list", "text"])
+def test_run_lengths_are_exact(form):
+    mask = region()
+    segmentation = uncompressed(mask)
+    if form == "text":
+        runs = coco_mask.encode(np.asfortranarray(mask))
+        segmentation = runs | {"counts": runs["counts"].decode()}
+    outlines = table(segmentation)
+    assert not outlines.replaced.any()
+    assert np.array_equal(drawn(outlines[0]), mask > 0)
+
+
+def test_outlines_move_with_the_picture():
+    matrix = geometry.translation(6, -3)
+    for segmentation in ([L_SHAPE], uncompressed(region())):
+        outline = table(segmentation)[0]
+        moved = drawn(outline, matrix)
+        assert np.array_equal(moved[:-3, 6:], drawn(outline)[3:, :-6])
+
+
+@pytest.mark.parametrize(
+    "segmentation",
+    [
+        None,
+        [],
+        "text",
+        [array("f", [1, 2, 3, 4])],
+        [array("f", [1, 2, 3, 4, 5])],
+        [array("f", [1, 2, 3, 4, 5, float("nan")])],
+        {},
+        {"size": [30, 40], "counts": [5]},
+        {"size": [30, 40], "counts": [-5, 1205]},
+        {"size": [30, 40], "counts": ["5", 1195]},
+        {"size": [3, 4], "counts": [12]},
+        {"size": [30, 40], "counts": 7},
+        {"size": [30, 40], "counts": "zzzzzzzz"},
+        {"size": [30, 40], "counts": "ä"},
+        {"size": [30, 40], "counts": "oo"},
+    ],
+)
+def test_the_box_stands_in_for_what_cannot_be_used(segmentation):
+    outlines = table(segmentation)
+    assert outlines.replaced.tolist() == [True]
+    rows, columns = np.nonzero(drawn(outlines[0]))
+    assert (columns.min(), rows.min(), columns.max(), rows.max()) == (2, 3, 12, 11)
+
+
+@given(st.lists(st.lists(st.integers(3, 6), max_size=3), max_size=6))
+def test_each_annotation_gets_its_own_polygons_back(corner_counts):
+    rng = np.random.default_rng(0)
+    given_polygons = [
+        [array("f", rng.uniform(0, 30, 2 * corners)) for corners in counts]
+        for counts in corner_counts
+    ]
+    outlines = table(*given_polygons)
+    assert len(outlines) == len(given_polygons)
+    for i, polygons in enumerate(given_polygons):
+        found = [polygon.ravel().tolist() for polygon in outlines[i].polygons]
+        assert found == [p.tolist() for p in polygons] or (not polygons and len(found) == 1)
+
+
+def test_an_outline_knows_what_it_is_of():
+    assert table(None, labelled=False, crowd=True)[0].crowd
+    assert not table(None, labelled=False)[0].labelled
+
+
+def test_far_corners_are_drawn_without_overflow():
+    far = array("f", [-1e30, -1e30, 1e30, -1e30, 1e30, 1e30, -1e30, 1e30])
+    assert drawn(table([far])[0]).all()
