@@ -14,8 +14,8 @@ import paddle
 from ppose.download import fetch
 from ppose.weightfile import WeightsError, from_bfloat16, read_arrays
 
-# How a training state names its two kinds of tensors.
-MODEL, OPTIMIZER = "model.", "optimizer."
+# How a training state names its kinds of tensors.
+MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "average."
 _BACKBONE = "backbone."
 _SHOWN = 4
 
@@ -60,7 +60,7 @@ def load_weights(
         WeightsError: unreadable, other names or shapes, or not finite; nothing was set.
         FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
     """
-    targets, arrays = network.state_dict(), _weights_in(source)
+    targets, arrays = network.state_dict(), weights_in(source)
     unused: tuple[str, ...] = ()
     if part == "backbone":
         targets = _backbone_of(network)
@@ -82,6 +82,7 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
 
     Every tensor below `backbone.` must be in the file, with or without that prefix, in the same
     shape. A tensor outside the backbone stays fresh if the file lacks it or has another shape.
+    A network without a backbone takes all tensors, as `load_weights`.
 
     Args:
         network: as for `load_weights`.
@@ -91,8 +92,10 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
         WeightsError: unreadable, a backbone that does not fit, or not finite; nothing was set.
         FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
     """
+    if not _has_backbone(network):
+        return load_weights(network, source)
     targets, backbone = network.state_dict(), _backbone_of(network)
-    arrays = _with_prefix(_weights_in(source), backbone)
+    arrays = _with_prefix(weights_in(source), backbone)
     # A name under a module that our backbone has too belongs to a larger backbone, not to a head.
     modules = {_module(name) for name in backbone}
     unexpected = [n for n in arrays if n not in targets and _module(n) in modules]
@@ -113,12 +116,35 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
     return LoadReport(str(source), tuple(fitting), fresh, unused)
 
 
-def _weights_in(source: str | Path) -> dict[str, np.ndarray]:
-    """The network's tensors of a weight file or of a training state."""
+def set_weights(
+    network: paddle.nn.Layer, arrays: Mapping[str, np.ndarray], source: str = "the weights"
+) -> None:
+    """Sets all tensors of a network to arrays of the same names and shapes.
+
+    Args:
+        network: as for `load_weights`.
+        arrays: name → array.
+        source: what to call them in an error.
+
+    Raises:
+        WeightsError: other names or shapes, or not finite; nothing was set.
+    """
+    targets = network.state_dict()
+    unexpected = [name for name in arrays if name not in targets]
+    _check_fit(network, source, targets, arrays, unexpected, "They belong to another network.")
+    _assign(source, targets, arrays)
+
+
+def weights_in(source: str | Path) -> dict[str, np.ndarray]:
+    """The network's tensors of a weight file or of a training state, by path or address."""
     arrays = read_arrays(fetch(source))
     if not any(name.startswith(OPTIMIZER) for name in arrays):
         return arrays
     return {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
+
+
+def _has_backbone(network: paddle.nn.Layer) -> bool:
+    return any(name.startswith(_BACKBONE) for name in network.state_dict())
 
 
 def _backbone_of(network: paddle.nn.Layer) -> dict[str, paddle.Tensor]:

@@ -11,8 +11,10 @@ from ppose.codecs import Codec
 from ppose.config import dump_config, load_config
 from ppose.data.coco import CocoDataset
 from ppose.data.crops import BoxCrop, Crop
+from ppose.data.loader import TrainingSet
 from ppose.data.scenes import CocoScenes as CocoScenes  # a data set that configs may name
 from ppose.data.transforms import Normalize, Transform
+from ppose.engine.average import SWA
 from ppose.engine.optim import Optimizer, Schedule
 from ppose.engine.predict import PoseEstimator
 from ppose.losses import Loss
@@ -35,6 +37,7 @@ class Config:
         train_transforms: from picture and box to input in training, in order; has one `Warp`.
         train_dataset, val_dataset: where images and annotations are.
         loss, optimizer, schedule: what training minimises and how.
+        swa: averages the weights of the last epochs.
         metric, postprocess: how people are scored.
         flip_test: average with the mirror image in evaluation and inference.
         epochs: passes over the training data.
@@ -61,6 +64,7 @@ class Config:
     loss: Loss
     optimizer: Optimizer
     schedule: Schedule
+    swa: SWA | None
     metric: CocoMetric
     postprocess: Postprocess
     flip_test: bool
@@ -135,6 +139,11 @@ class Experiment:
             raise ConfigError(
                 f"input_size: expected multiples of {model.size_multiple}, found {codec.size_wh}"
             )
+
+    def training_set(self) -> TrainingSet:
+        """Augmented samples with their targets."""
+        self.check_fit()
+        return TrainingSet(self.train_dataset, self.train_transforms, self.codec, self.seed)
 
     def estimator(self) -> PoseEstimator:
         """The network, with its weights as they are now, ready for pictures."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from typing import Any, Protocol
 
 import cv2
@@ -170,7 +170,7 @@ class EpochSampler(paddle.io.BatchSampler):
 
 def training_loader(
     dataset: TrainingSet, sampler: EpochSampler, workers: int
-) -> Iterator[dict[str, paddle.Tensor]]:
+) -> Generator[dict[str, paddle.Tensor], None, None]:
     """Batches loaded in `workers` processes, which end with the iterator; 0 loads in this one.
 
     Raises:
@@ -183,7 +183,7 @@ def training_loader(
     return _load_in_workers(dataset, sampler, workers) if workers else _load(dataset, sampler)
 
 
-def _load(dataset: TrainingSet, sampler: EpochSampler) -> Iterator[dict[str, paddle.Tensor]]:
+def _load(dataset: TrainingSet, sampler: EpochSampler) -> Generator[dict[str, paddle.Tensor], None, None]:
     for keys in sampler:
         batch = _stack([dataset[key] for key in keys])
         yield {name: paddle.to_tensor(values) for name, values in batch.items()}
@@ -191,7 +191,7 @@ def _load(dataset: TrainingSet, sampler: EpochSampler) -> Iterator[dict[str, pad
 
 def _load_in_workers(
     dataset: TrainingSet, sampler: EpochSampler, workers: int
-) -> Iterator[dict[str, paddle.Tensor]]:
+) -> Generator[dict[str, paddle.Tensor], None, None]:
     loader = paddle.io.DataLoader(
         _Guarded(dataset),
         batch_sampler=sampler,

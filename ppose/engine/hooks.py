@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ppose.checkpoint import set_weights
 from ppose.data.images import read_image
+from ppose.engine.average import renew_norms
 from ppose.engine.evaluate import evaluate, requests_of
 from ppose.engine.state import network_arrays
 from ppose.visualize import draw_grid
@@ -40,11 +42,12 @@ class Hook:
 def default_hooks(trainer: Trainer) -> list[Hook]:
     """The usual set; only the main process writes."""
     evaluation = Evaluation()
+    averaging = [Averaging(evaluation)] if trainer.experiment.swa else []
     if not trainer.is_main:
-        return [evaluation]
+        return [evaluation, *averaging]
     board = Board()
     evaluation.board = board
-    return [RunFolder(), Console(), board, evaluation, Latest()]
+    return [RunFolder(), Console(), board, evaluation, *averaging, Latest()]
 
 
 def _is_due(trainer: Trainer) -> bool:
@@ -146,14 +149,18 @@ class Evaluation(Hook):
 
     def after_epoch(self, trainer: Trainer) -> None:
         run = trainer.experiment
-        if trainer.epoch % run.eval_every and trainer.epoch != run.epochs:
-            return
+        if trainer.epoch % run.eval_every == 0 or trainer.epoch == run.epochs:
+            trainer.share_statistics()
+            self.evaluate(trainer, f"epoch {trainer.epoch}")
+
+    def evaluate(self, trainer: Trainer, what: str) -> None:
+        """Scores the network as it is, on all processes; the best weights so far are kept."""
+        run = trainer.experiment
         started = time.perf_counter()
-        trainer.share_statistics()
         scores = evaluate(run.estimator(), run.val_dataset, run.metric, quiet=not trainer.is_main)
         if not trainer.is_main:
             return
-        print(f"epoch {trainer.epoch}, evaluated in {time.perf_counter() - started:.0f} s")
+        print(f"{what}, evaluated in {time.perf_counter() - started:.0f} s")
         print(scores.table(), flush=True)
         ap = 0.0 if np.isnan(scores.ap) else scores.ap
         if trainer.best is None or ap > trainer.best:
@@ -171,6 +178,35 @@ class Evaluation(Hook):
         requests = islice(requests_of(run.val_dataset, run.crop.uses_boxes), _PICTURES)
         found = run.estimator().run(requests, failed=[])
         return [poses.draw(read_image(poses.file)) for poses in found if poses.file]
+
+
+class Averaging(Hook):
+    """Stochastic weight averaging, see `SWA`: gathers weights, evaluates and saves their mean."""
+
+    def __init__(self, evaluation: Evaluation):
+        self.evaluation = evaluation
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        if trainer.experiment.swa.takes(trainer.epoch):
+            trainer.share_statistics()
+            trainer.average.add(network_arrays(trainer.network))
+
+    def after_train(self, trainer: Trainer) -> None:
+        average = trainer.average
+        if not average.count:
+            return
+        own = network_arrays(trainer.network)
+        set_weights(trainer.network, average.mean)
+        renew_norms(trainer.network, trainer.further_images(), trainer.experiment.swa.norm_batches)
+        trainer.share_statistics()
+        if trainer.is_main:
+            save_arrays(
+                trainer.folder / "swa.safetensors",
+                network_arrays(trainer.network),
+                {"sets": str(average.count), "config": trainer.experiment.name},
+            )
+        self.evaluation.evaluate(trainer, f"mean of the weights of {average.count} epochs")
+        set_weights(trainer.network, own)
 
 
 class Latest(Hook):

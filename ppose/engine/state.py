@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 
-from ppose.checkpoint import MODEL, OPTIMIZER
+from ppose.checkpoint import AVERAGE, MODEL, OPTIMIZER
+from ppose.engine.average import WeightAverage
 from ppose.weightfile import WeightsError, read_arrays, read_metadata, save_arrays
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 # What a run is; the rest of its config may change before it is resumed.
 _IDENTITY = (
     *("skeleton", "input_size", "model", "codec", "crop", "normalize", "loss"),
-    *("train_dataset", "train_transforms", "optimizer", "schedule", "batch_size", "seed"),
+    *("train_dataset", "train_transforms", "optimizer", "schedule", "swa", "batch_size", "seed"),
 )
 
 
@@ -28,13 +29,15 @@ def network_arrays(network: paddle.nn.Layer) -> dict[str, np.ndarray]:
 
 
 def save_state(path: Path, trainer: Trainer) -> None:
-    """Writes weights, optimizer, step and best score."""
+    """Writes weights, optimizer, average, step and best score."""
     arrays = {MODEL + k: v for k, v in network_arrays(trainer.network).items()}
     arrays |= {OPTIMIZER + k: v for k, v in _optimizer_arrays(trainer).items()}
+    arrays |= {AVERAGE + k: v for k, v in trainer.average.mean.items()}
     facts = {
         "step": trainer.step,
         "steps_per_epoch": trainer.steps_per_epoch,
         "best": trainer.best,
+        "averaged": trainer.average.count,
         "config": trainer.experiment.config,
     }
     save_arrays(path, arrays, {"ppose": json.dumps(facts)})
@@ -65,16 +68,18 @@ def load_state(path: Path, trainer: Trainer) -> tuple[int, float | None]:
             f"{trainer.steps_per_epoch}: the data or the number of devices has changed. Start a "
             "new run from these weights with pretrain_weights"
         )
-    weights = {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
+    weights = _below(MODEL, arrays)
     own = trainer.network.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: tuple(v.shape) for k, v in own.items()}:
         raise WeightsError(f"{path} is the state of another network")
     trainer.network.set_state_dict(weights)
-    _set_optimizer_arrays(
-        trainer,
-        {k.removeprefix(OPTIMIZER): v for k, v in arrays.items() if k.startswith(OPTIMIZER)},
-    )
+    _set_optimizer_arrays(trainer, _below(OPTIMIZER, arrays))
+    trainer.average = WeightAverage(_below(AVERAGE, arrays), facts.get("averaged", 0))
     return facts["step"], facts["best"]
+
+
+def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)}
 
 
 def _same_run(path: Path, then: dict, now: dict) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import closing
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import numpy as np
 import paddle
 
 from ppose.checkpoint import load_pretrained
-from ppose.data.loader import EpochSampler, TrainingSet, training_loader
+from ppose.data.loader import EpochSampler, training_loader
+from ppose.engine.average import WeightAverage
 from ppose.engine.hooks import Hook, default_hooks
 from ppose.engine.interrupt import StopRequest
 from ppose.engine.state import load_state, save_state
@@ -61,6 +63,7 @@ class Trainer:
     Attributes:
         step: optimizer steps done, over the whole run.
         best: best AP so far, None before the first evaluation.
+        average: weights gathered by SWA.
     """
 
     def __init__(
@@ -73,12 +76,7 @@ class Trainer:
         self.rank = paddle.distributed.get_rank()
         self.devices = paddle.distributed.get_world_size()
         self.folder = Path(experiment.output_dir)
-        self.dataset = TrainingSet(
-            experiment.train_dataset,
-            experiment.train_transforms,
-            experiment.codec,
-            experiment.seed,
-        )
+        self.dataset = experiment.training_set()
         self.network = experiment.model
         if experiment.pretrain_weights and not resume:
             loaded = load_pretrained(self.network, experiment.pretrain_weights)
@@ -95,6 +93,7 @@ class Trainer:
         )
         self.step = 0
         self.best: float | None = None
+        self.average = WeightAverage()
         if resume:
             self.step, self.best = load_state(self.latest, self)
             self.sampler.first_step = self.step
@@ -191,6 +190,8 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         run = self.experiment
+        if run.swa and run.swa.lr is not None and self.epoch >= run.swa.start_epoch:
+            return run.swa.lr
         factor = run.schedule.factor(self.step, self.steps_per_epoch, run.epochs)
         return run.optimizer.lr * factor
 
@@ -224,6 +225,15 @@ class Trainer:
         for batch in loader:
             yield batch, time.perf_counter() - started
             started = time.perf_counter()
+
+    def further_images(self) -> Iterator[paddle.Tensor]:
+        """Normalised training inputs of the epoch that would come next."""
+        run = self.experiment
+        sampler = copy(self.sampler)
+        sampler.epochs, sampler.first_step = run.epochs + 1, self.last_step
+        with closing(training_loader(self.dataset, sampler, run.workers)) as loader:
+            for batch in loader:
+                yield run.normalize(batch["image"])
 
     def share_statistics(self) -> None:
         """Gives all processes the batch-norm statistics of the first, which are the saved ones."""

@@ -1,0 +1,191 @@
+"""Averages of weights: of checkpoints by hand, or gathered in training (SWA)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import paddle
+from paddle.nn import BatchNorm1D, BatchNorm2D, BatchNorm3D
+
+from ppose.checkpoint import set_weights, weights_in
+from ppose.data.loader import EpochSampler, training_loader
+from ppose.errors import PposeError
+from ppose.files import check_writable
+from ppose.registry import register
+from ppose.weightfile import WeightsError, save_arrays
+
+if TYPE_CHECKING:
+    from ppose.experiment import Experiment
+
+_NORMS = (BatchNorm1D, BatchNorm2D, BatchNorm3D, paddle.nn.SyncBatchNorm)
+
+
+class WeightAverage:
+    """The mean of many sets of weights, without holding more than one of them.
+
+    Attributes:
+        count: sets so far.
+        mean: name → float32 array; empty before the first set.
+    """
+
+    def __init__(self, mean: Mapping[str, np.ndarray] | None = None, count: int = 0):
+        self.mean = dict(mean or {})
+        self.count = count
+
+    def add(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Takes in one more set of the same names and shapes."""
+        self.count += 1
+        for name, array in arrays.items():
+            before = self.mean.get(name)
+            if before is None:
+                self.mean[name] = np.array(array, np.float32)
+            else:
+                before += (array - before) / self.count
+
+
+@register
+class SWA:
+    """Stochastic weight averaging (Izmailov et al., 2018), as SimplePose trains at the end.
+
+    From `start_epoch` on, the weights behind every `every`-th epoch enter a mean. Behind the last
+    epoch the mean gets batch-norm statistics of its own, is evaluated, and saved as
+    `swa.safetensors`.
+
+    Args:
+        start_epoch: epochs that are trained before, at least 0.
+        every: epochs between two sets.
+        lr: constant learning rate from then on; None keeps the schedule.
+        norm_batches: training batches for the batch-norm statistics.
+    """
+
+    def __init__(
+        self, start_epoch: int, every: int = 1, lr: float | None = None, norm_batches: int = 100
+    ):
+        if start_epoch < 0:
+            raise ValueError(f"start_epoch has to be at least 0, found {start_epoch}")
+        if every < 1 or norm_batches < 1:
+            raise ValueError(f"every and norm_batches start at 1, found {every}, {norm_batches}")
+        if lr is not None and lr <= 0:
+            raise ValueError(f"lr has to be above 0, found {lr}")
+        self.start_epoch = start_epoch
+        self.every = every
+        self.lr = lr
+        self.norm_batches = norm_batches
+
+    def takes(self, epoch: int) -> bool:
+        """Whether the weights behind this many completed epochs enter the mean."""
+        return epoch > self.start_epoch and (epoch - self.start_epoch) % self.every == 0
+
+
+def average_files(sources: Sequence[str | Path]) -> dict[str, np.ndarray]:
+    """The mean of several weight files of one network.
+
+    Args:
+        sources: paths or addresses of .safetensors or .pdparams files, training states too.
+
+    Raises:
+        WeightsError: unreadable, not of one network, or not finite.
+        PposeError: fewer than two files.
+    """
+    if len(sources) < 2:
+        raise PposeError(f"a mean needs at least two checkpoints, found {len(sources)}")
+    average = WeightAverage()
+    for source in sources:
+        arrays = weights_in(source)
+        if average.mean:
+            _check_same(average.mean, arrays, sources[0], source)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise WeightsError(f"{source}: '{name}' holds NaN or infinity")
+        average.add(arrays)
+    return average.mean
+
+
+def write_average(
+    sources: Sequence[str | Path],
+    output: str | Path,
+    experiment: Experiment | None = None,
+    norm_batches: int = 100,
+) -> None:
+    """Writes the mean of several weight files.
+
+    Args:
+        sources: see `average_files`.
+        output: a .safetensors file.
+        experiment: batch-norm statistics are measured on its training data; None averages them.
+        norm_batches: training batches for that.
+
+    Raises:
+        PposeError: `output` has another ending, or is one of the sources.
+        WeightsError: see `average_files`; weights of another network than the experiment's.
+    """
+    output = Path(output)
+    if output.suffix != ".safetensors":
+        raise PposeError(f"{output}: weights are written as .safetensors")
+    if any(output.exists() and Path(s).exists() and output.samefile(s) for s in sources):
+        raise PposeError(f"{output} is one of the checkpoints; choose another output")
+    check_writable(output)
+    arrays = average_files(sources)
+    norms = "averaged"
+    if experiment:
+        set_weights(experiment.model, arrays, "the mean")
+        data = experiment.training_set()
+        sampler = EpochSampler(len(data), experiment.batch_size, 1, experiment.seed)
+        with closing(training_loader(data, sampler, experiment.workers)) as loader:
+            images = (experiment.normalize(batch["image"]) for batch in loader)
+            taken = renew_norms(experiment.model, images, norm_batches)
+        arrays = {name: tensor.numpy() for name, tensor in experiment.model.state_dict().items()}
+        norms = f"measured on {taken} batches"
+    save_arrays(output, arrays, {"averaged": ", ".join(map(str, sources))})
+    print(f"{output}: mean of {len(sources)} checkpoints, {len(arrays)} tensors, norms {norms}")
+
+
+def _check_same(
+    first: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray], *names: str | Path
+) -> None:
+    differing = sorted(first.keys() ^ other.keys()) or [
+        name for name in first if first[name].shape != other[name].shape
+    ]
+    if differing:
+        raise WeightsError(
+            f"{names[1]} is of another network than {names[0]}: {len(differing)} tensors differ, "
+            f"such as '{differing[0]}'"
+        )
+
+
+def renew_norms(network: paddle.nn.Layer, images: Iterable[paddle.Tensor], batches: int) -> int:
+    """Measures all batch-norm statistics anew, as the plain mean over some batches.
+
+    A mean of weights has other activations than each of its parts, so that a mean of their
+    statistics does not fit it.
+
+    Args:
+        network: its statistics are replaced; other weights stay.
+        images: normalised inputs (N, 3, H, W).
+        batches: how many of them to take at most.
+
+    Returns:
+        batches taken.
+    """
+    norms = [layer for layer in network.sublayers() if isinstance(layer, _NORMS)]
+    momenta = [layer._momentum for layer in norms]
+    was_training = network.training
+    network.train()
+    taken = 0
+    with paddle.no_grad():
+        for image in islice(images, batches):
+            for layer in norms:
+                # The share that the old value keeps: 0 at first, so that nothing of it is left.
+                layer._momentum = taken / (taken + 1)
+            network(image)
+            taken += 1
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer._momentum = momentum
+    if not was_training:
+        network.eval()
+    return taken

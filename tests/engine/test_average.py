@@ -1,0 +1,153 @@
+"""Averages of weights: by hand from files, and gathered in training."""
+
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppose.engine.average import SWA, WeightAverage, average_files, renew_norms
+from ppose.engine.trainer import Trainer, train
+from ppose.errors import PposeError
+from ppose.experiment import Experiment
+from ppose.weightfile import WeightsError, read_arrays, save_arrays
+
+
+@given(st.lists(st.lists(st.floats(-10, 10), min_size=3, max_size=3), min_size=1, max_size=8))
+def test_the_average_is_the_mean(rows):
+    average = WeightAverage()
+    for row in rows:
+        average.add({"a": np.array(row, np.float32)})
+    assert average.count == len(rows)
+    assert np.allclose(average.mean["a"], np.mean(rows, 0), atol=1e-4)
+
+
+def saved(folder, name, **arrays):
+    path = folder / name
+    save_arrays(path, {k: np.array(v, np.float32) for k, v in arrays.items()})
+    return path
+
+
+def test_files_are_averaged(tmp_path):
+    sources = [saved(tmp_path, f"{i}.safetensors", a=[i, 2], b=[[3 * i]]) for i in range(3)]
+    mean = average_files(sources)
+    assert mean["a"].tolist() == [1, 2]
+    assert mean["b"].tolist() == [[3]]
+
+
+def test_files_of_other_networks_and_broken_values_are_named(tmp_path):
+    good = saved(tmp_path, "good.safetensors", a=[1, 2])
+    for name, arrays, message in (
+        ("other", {"b": [1, 2]}, "other network"),
+        ("shape", {"a": [1, 2, 3]}, "other network"),
+        ("nan", {"a": [1, np.nan]}, "NaN"),
+    ):
+        with pytest.raises(WeightsError, match=message) as error:
+            average_files([good, saved(tmp_path, f"{name}.safetensors", **arrays)])
+        assert f"{name}.safetensors" in str(error.value)
+    with pytest.raises(PposeError, match="at least two"):
+        average_files([good])
+
+
+def test_norms_are_the_mean_over_batches():
+    paddle.seed(0)
+    network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.BatchNorm2D(4))
+    network.eval()
+    images = [paddle.randn([2, 3, 8, 8]) * (i + 1) for i in range(5)]
+    assert renew_norms(network, images, batches=4) == 4
+    features = [network[0](image).numpy() for image in images[:4]]
+    expected = np.mean([f.mean((0, 2, 3)) for f in features], 0)
+    assert np.allclose(network[1]._mean.numpy(), expected, atol=1e-5)
+    assert not network.training
+    assert not network[1].training
+    assert network[1]._momentum == 0.9
+
+
+def with_swa(quickstart, small_run, *more):
+    swa = "swa={type: SWA, start_epoch: 1, lr: 1e-3, norm_batches: 2}"
+    return Experiment.from_file(quickstart, [*small_run, "epochs=3", "eval_every=9", swa, *more])
+
+
+def test_swa_averages_the_last_epochs_and_leaves_the_run_as_it_was(quickstart, small_run, capsys):
+    epochs = []
+    trainer = Trainer(with_swa(quickstart, small_run))
+
+    class Keep(type(trainer.hooks[0])):
+        def before_train(self, trainer):
+            pass
+
+        def after_epoch(self, trainer):
+            epochs.append({k: v.numpy() for k, v in trainer.network.state_dict().items()})
+
+    trainer.hooks.append(Keep())
+    trainer.train()
+    mean = read_arrays(trainer.folder / "swa.safetensors")
+    weights = [p for p, v in trainer.network.named_parameters() if not v.stop_gradient]
+    for name in weights:
+        assert np.allclose(mean[name], (epochs[1][name] + epochs[2][name]) / 2, atol=1e-6), name
+    state = {k: v.numpy() for k, v in trainer.network.state_dict().items()}
+    assert all(np.array_equal(state[k], epochs[2][k]) for k in state)
+    assert "mean of the weights of 2 epochs" in capsys.readouterr().out
+
+
+def test_swa_has_its_own_learning_rate(quickstart, small_run):
+    trainer = Trainer(with_swa(quickstart, small_run), hooks=[])
+    rates = [trainer.run_step(trainer.network, batch, 0.0).lr for batch, _ in trainer.batches()]
+    steps = trainer.steps_per_epoch
+    assert rates == [2e-3] * steps + [1e-3] * 2 * steps
+
+
+def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
+    whole = train(with_swa(quickstart, small_run, f"output_dir={tmp_path}/whole"))
+    train(with_swa(quickstart, small_run, "epochs=2"))
+    resumed = train(with_swa(quickstart, small_run), resume=True)
+    for name in ("swa.safetensors", "latest.safetensors"):
+        one, two = read_arrays(whole.folder / name), read_arrays(resumed.folder / name)
+        assert one.keys() == two.keys()
+        assert all(np.array_equal(one[k], two[k]) for k in one), name
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"start_epoch": -1}, {"every": 0}, {"lr": 0.0}, {"norm_batches": 0}]
+)
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SWA(**{"start_epoch": 1} | wrong)
+
+
+def tool(*arguments):
+    command = [sys.executable, "tools/average.py", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_tool_averages_and_measures_norms_with_a_config(quickstart, small_run, tmp_path):
+    folder = train(Experiment.from_file(quickstart, small_run)).folder
+    sources = [folder / "best.safetensors", folder / "latest.safetensors"]
+    plain, measured = tmp_path / "plain.safetensors", tmp_path / "measured.safetensors"
+    assert tool(*sources, "--output", plain).returncode == 0
+    done = tool(*sources, "--output", measured, "-c", quickstart, "-o", *small_run)
+    assert done.returncode == 0, done.stderr
+    assert "norms measured on 3 batches" in done.stdout
+    one, two = read_arrays(plain), read_arrays(measured)
+    moved = {name for name in one if not np.array_equal(one[name], two[name])}
+    assert moved
+    assert all(name.endswith(("_mean", "_variance")) for name in moved)
+
+
+def test_the_tool_refuses_to_lose_anything(tmp_path):
+    good = saved(tmp_path, "good.safetensors", a=[1, 2])
+    other = saved(tmp_path, "other.safetensors", a=[3, 4])
+    for arguments, message in (
+        ([good, other, "--output", good], "is one of the checkpoints"),
+        ([good, other, "--output", tmp_path / "mean.npz"], "written as .safetensors"),
+        ([good, "--output", tmp_path / "mean.safetensors"], "at least two"),
+        ([good, tmp_path / "none.safetensors", "--output", tmp_path / "m.safetensors"], "none"),
+    ):
+        done = tool(*arguments)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+    assert read_arrays(good)["a"].tolist() == [1, 2]
