@@ -48,6 +48,7 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+
 # The dumper too, so that it quotes the text "1e3".
 for _handler in (_Loader, _Dumper):
     _handler.add_implicit_resolver(

@@ -50,7 +50,8 @@ def _arguments() -> argparse.ArgumentParser:
         "--difficulty",
         choices=list(SETTINGS),
         default="normal",
-        help="how crowded, hidden, cut off and blurred people are (%(default)s)",
+        help="how crowded, hidden, cut off and blurred people are; group: as easy, but with two to "
+        "four people (%(default)s)",
     )
     add("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
     add("--quiet", action="store_true", help="no progress bar")

@@ -183,7 +183,9 @@ def training_loader(
     return _load_in_workers(dataset, sampler, workers) if workers else _load(dataset, sampler)
 
 
-def _load(dataset: TrainingSet, sampler: EpochSampler) -> Generator[dict[str, paddle.Tensor], None, None]:
+def _load(
+    dataset: TrainingSet, sampler: EpochSampler
+) -> Generator[dict[str, paddle.Tensor], None, None]:
     for keys in sampler:
         batch = _stack([dataset[key] for key in keys])
         yield {name: paddle.to_tensor(values) for name, values in batch.items()}

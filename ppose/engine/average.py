@@ -59,19 +59,24 @@ class SWA:
     Args:
         start_epoch: epochs that are trained before, at least 0.
         every: epochs between two sets.
-        lr: constant learning rate from then on; None keeps the schedule.
+        lr: learning rate from then on, the highest and the lowest: it falls between two sets,
+            epoch by epoch, and a set is taken at its lowest. None keeps the schedule.
         norm_batches: training batches for the batch-norm statistics.
     """
 
     def __init__(
-        self, start_epoch: int, every: int = 1, lr: float | None = None, norm_batches: int = 100
+        self,
+        start_epoch: int,
+        every: int = 1,
+        lr: tuple[float, float] | None = None,
+        norm_batches: int = 100,
     ):
         if start_epoch < 0:
             raise ValueError(f"start_epoch has to be at least 0, found {start_epoch}")
         if every < 1 or norm_batches < 1:
             raise ValueError(f"every and norm_batches start at 1, found {every}, {norm_batches}")
-        if lr is not None and lr <= 0:
-            raise ValueError(f"lr has to be above 0, found {lr}")
+        if lr is not None and not lr[0] >= lr[1] > 0:
+            raise ValueError(f"lr is the highest and the lowest rate above 0, found {lr}")
         self.start_epoch = start_epoch
         self.every = every
         self.lr = lr
@@ -80,6 +85,14 @@ class SWA:
     def takes(self, epoch: int) -> bool:
         """Whether the weights behind this many completed epochs enter the mean."""
         return epoch > self.start_epoch and (epoch - self.start_epoch) % self.every == 0
+
+    def learning_rate(self, epoch: int) -> float | None:
+        """That of the epoch behind this many completed ones; None where the schedule rules."""
+        if self.lr is None or epoch < self.start_epoch:
+            return None
+        highest, lowest = self.lr
+        done = (epoch - self.start_epoch) % self.every
+        return highest - (highest - lowest) * done / max(self.every - 1, 1)
 
 
 def average_files(sources: Sequence[str | Path]) -> dict[str, np.ndarray]:

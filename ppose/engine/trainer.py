@@ -190,8 +190,8 @@ class Trainer:
 
     def _learning_rate(self) -> float:
         run = self.experiment
-        if run.swa and run.swa.lr is not None and self.epoch >= run.swa.start_epoch:
-            return run.swa.lr
+        if run.swa and (rate := run.swa.learning_rate(self.epoch)) is not None:
+            return rate
         factor = run.schedule.factor(self.step, self.steps_per_epoch, run.epochs)
         return run.optimizer.lr * factor
 

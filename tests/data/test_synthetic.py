@@ -158,10 +158,18 @@ def test_variety(many):
 def test_difficulty_is_ordered(seen):
     value = 0 if seen == "cut off" else 1
     shares = []
-    for difficulty in SETTINGS:
+    for difficulty in ("easy", "normal", "hard"):
         drawn = [scene(seed, difficulty=difficulty).keypoints[..., 2] for seed in range(60)]
         shares.append((np.concatenate([v.ravel() for v in drawn]) == value).mean())
     assert shares == sorted(shares) and shares[2] > shares[0] + 0.03
+
+
+def test_a_group_is_several_people_whom_the_edge_does_not_cut_off():
+    drawn = [scene(seed, difficulty="group") for seed in range(40)]
+    assert {len(one.boxes_xywh) for one in drawn} == {2, 3, 4}
+    visibility = np.concatenate([one.keypoints[..., 2].ravel() for one in drawn])
+    assert (visibility == 0).mean() < 0.01
+    assert (visibility == 2).mean() > 0.6
 
 
 def test_people_differ_from_the_background():
@@ -180,7 +188,7 @@ def test_people_differ_from_the_background():
     ("options", "message"),
     [
         ({"size_wh": (20, 240)}, "found 20x240"),
-        ({"difficulty": "medium"}, "easy, normal, hard; found 'medium'"),
+        ({"difficulty": "medium"}, "easy, group, normal, hard; found 'medium'"),
         ({"people": 0}, "expected 1..6"),
         ({"people": 7}, "found 7"),
     ],

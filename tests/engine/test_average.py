@@ -67,7 +67,7 @@ def test_norms_are_the_mean_over_batches():
 
 
 def with_swa(quickstart, small_run, *more):
-    swa = "swa={type: SWA, start_epoch: 1, lr: 1e-3, norm_batches: 2}"
+    swa = "swa={type: SWA, start_epoch: 1, lr: [1e-3, 1e-4], norm_batches: 2}"
     return Experiment.from_file(quickstart, [*small_run, "epochs=3", "eval_every=9", swa, *more])
 
 
@@ -100,6 +100,13 @@ def test_swa_has_its_own_learning_rate(quickstart, small_run):
     assert rates == [2e-3] * steps + [1e-3] * 2 * steps
 
 
+def test_the_rate_falls_between_two_sets():
+    swa = SWA(10, every=3, lr=(4.0, 1.0))
+    rates = [swa.learning_rate(epoch) for epoch in range(9, 17)]
+    assert rates == [None, 4.0, 2.5, 1.0, 4.0, 2.5, 1.0, 4.0]
+    assert [epoch for epoch in range(9, 17) if swa.takes(epoch)] == [13, 16]
+
+
 def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
     whole = train(with_swa(quickstart, small_run, f"output_dir={tmp_path}/whole"))
     train(with_swa(quickstart, small_run, "epochs=2"))
@@ -111,7 +118,7 @@ def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"start_epoch": -1}, {"every": 0}, {"lr": 0.0}, {"norm_batches": 0}]
+    "wrong", [{"start_epoch": -1}, {"every": 0}, {"lr": (0.0, 0.0)}, {"lr": (1e-4, 1e-3)}, {"norm_batches": 0}]
 )
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -18,7 +18,7 @@ from ppose.data.synthetic.look import CLOTH, Look
 from ppose.data.synthetic.outdoors import outdoors
 from ppose.data.synthetic.poses import random_pose
 
-Difficulty = Literal["easy", "normal", "hard"]
+Difficulty = Literal["easy", "group", "normal", "hard"]
 
 MIN_SIZE = 64
 MAX_SIZE = 4096
@@ -51,6 +51,7 @@ class Settings:
 
 SETTINGS: dict[Difficulty, Settings] = {
     "easy": Settings((0.7, 0.3), 0.0, 0.0, 12, (0.6, 0.9), 0.75, 0.3, 2.0),
+    "group": Settings((0.0, 0.4, 0.35, 0.25), 0.0, 0.0, 12, (0.5, 0.85), 0.65, 0.3, 2.0),
     "normal": Settings(
         (0.36, 0.28, 0.18, 0.1, 0.05, 0.03), 0.2, 0.08, 8, (0.5, 0.92), 0.6, 0.6, 3.5
     ),
