@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from ppose.registry import register
+from ppose.registry import nearest, register
 from ppose.skeleton import COCO17, Skeleton
 
 
@@ -59,7 +59,7 @@ class Parts:
     def named(cls, name: str) -> Parts:
         """The parts that ship under `name`, e.g. "simplepose"; ValueError if there are none."""
         if name not in PARTS:
-            raise ValueError(f"no parts are named '{name}'; known: {', '.join(PARTS)}")
+            raise ValueError(f"no parts are named '{name}'{nearest(name, list(PARTS))}")
         return PARTS[name]
 
     def __repr__(self) -> str:
@@ -68,7 +68,7 @@ class Parts:
     def index(self, name: str) -> int:
         """Place of a joint among the joints; ValueError if there is none of this name."""
         if name not in self.joints:
-            raise ValueError(f"no joint is named '{name}'; known: {', '.join(self.joints)}")
+            raise ValueError(f"no joint is named '{name}'{nearest(name, self.joints)}")
         return self.joints.index(name)
 
     @property
@@ -96,7 +96,7 @@ class Parts:
         """(channels,) int: `maps[mirror_channels]` reorders maps as a horizontal flip does.
 
         Raises:
-            ValueError: a limb whose mirror image is no limb.
+            ValueError: a limb or a derived joint without a mirror image.
         """
         joints = self._mirror_joints
         ends = [frozenset(pair) for pair in self.limb_index.tolist()]
@@ -130,7 +130,10 @@ class Parts:
         mirror = {joint.name: joint.mirror or joint.name for joint in self.skeleton.joints}
         for name, sources in self.derived.items():
             image = {mirror[source] for source in sources}
-            mirror[name] = next((n for n, of in self.derived.items() if set(of) == image), name)
+            images = [n for n, of in self.derived.items() if set(of) == image]
+            if not images:
+                raise ValueError(f"the derived joint '{name}' has no mirror image")
+            mirror[name] = images[0]
         return np.array([self.index(mirror[name]) for name in self.joints])
 
 
