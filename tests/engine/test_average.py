@@ -68,7 +68,8 @@ def test_norms_are_the_mean_over_batches():
 
 def with_swa(quickstart, small_run, *more):
     swa = "swa={type: SWA, start_epoch: 1, lr: [1e-3, 1e-4], norm_batches: 2}"
-    return Experiment.from_file(quickstart, [*small_run, "epochs=3", "eval_every=9", swa, *more])
+    run = [*small_run, "epochs=3", "eval_every=9", swa]
+    return Experiment.from_file(quickstart, [*run, *more])
 
 
 def test_swa_averages_the_last_epochs_and_leaves_the_run_as_it_was(quickstart, small_run, capsys):
@@ -118,7 +119,14 @@ def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"start_epoch": -1}, {"every": 0}, {"lr": (0.0, 0.0)}, {"lr": (1e-4, 1e-3)}, {"norm_batches": 0}]
+    "wrong",
+    [
+        {"start_epoch": -1},
+        {"every": 0},
+        {"lr": (0.0, 0.0)},
+        {"lr": (1e-4, 1e-3)},
+        {"norm_batches": 0},
+    ],
 )
 def test_wrong_arguments(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -1,0 +1,401 @@
+"""From maps of joints and limbs to people: peaks, limbs between them, people (SimplePose)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ppose.codecs.fragments import adopt
+from ppose.codecs.peaks import Peaks, find_peaks, finite
+from ppose.compiled import compiled
+from ppose.registry import register
+
+# Places along a limb where a pair of peaks is tested before all samples are read, in 1/16.
+_PROBES = (4, 8, 12)
+# Pairs that one array operation covers: bounds the memory, and the arrays stay in the cache.
+_PAIRS_AT_ONCE = 1 << 16
+
+
+@dataclass(frozen=True)
+class Limbs:
+    """Connections between two peaks.
+
+    Attributes:
+        limb: (C,) int64 index of the limb's map.
+        ends: (C, 2) int64 indices of the peaks.
+        score: (C,) float64 mean of the map along the limb in 0..1, less if the limb is too long.
+        length: (C,) float64 in cells.
+    """
+
+    limb: np.ndarray
+    ends: np.ndarray
+    score: np.ndarray
+    length: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.limb)
+
+    def __getitem__(self, index: np.ndarray) -> Limbs:
+        return Limbs(self.limb[index], self.ends[index], self.score[index], self.length[index])
+
+    @staticmethod
+    def joined(parts: Sequence[Limbs]) -> Limbs:
+        """All limbs of all parts in turn."""
+        columns = zip(*((p.limb, p.ends, p.score, p.length) for p in parts), strict=True)
+        return Limbs(*(np.concatenate(column) for column in columns))
+
+
+@register
+class Grouping:
+    """Assigns peaks to people by the limbs between them.
+
+    Rules and defaults are those published with SimplePose (Li et al., AAAI 2020), with four
+    differences: people grow from the strongest limb of all, not limb by limb; both ends of a
+    limb follow the same rules; joints that no limb ties to anybody go to the nearest person that
+    lacks them; and thresholds of people refer to means in 0..1.
+
+    Args:
+        joint_threshold: a joint's peak has to be above it.
+        limb_threshold: a limb's map supports a limb where it is above it.
+        samples: places along a limb where its map is read, ends included.
+        supported: share of the samples that has to be supported.
+        max_peaks: highest number of peaks a joint, see `find_peaks`.
+        length_ratio: a limb has to be shorter than so many times the longest limb of the person.
+        tolerance: a limb joins two people into one if it scores at least this share of their
+            weakest joint.
+        min_joints: people with fewer joints are left out; with 1 a peak without a limb is a
+            person of its own.
+        min_score: groups of joints are left out if the mean over them, of the joint's peak and
+            the limb that holds it, is below it; published as 0.45 of their sum.
+        reach: how far loose joints look for their person, see `adopt`; 0 takes only those
+            within its box.
+    """
+
+    def __init__(
+        self,
+        joint_threshold: float = 0.1,
+        limb_threshold: float = 0.1,
+        samples: int = 20,
+        supported: float = 0.8,
+        max_peaks: int = 256,
+        length_ratio: float = 16.0,
+        tolerance: float = 0.7,
+        min_joints: int = 2,
+        min_score: float = 0.225,
+        reach: float = 0.5,
+    ):
+        shares = {
+            "joint_threshold": joint_threshold,
+            "limb_threshold": limb_threshold,
+            "supported": supported,
+            "tolerance": tolerance,
+            "min_score": min_score,
+        }
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} has to be in 0..1, found {share}")
+        for name, count, least in (
+            ("samples", samples, 2),
+            ("max_peaks", max_peaks, 1),
+            ("min_joints", min_joints, 1),
+        ):
+            if count < least:
+                raise ValueError(f"{name} has to be at least {least}, found {count}")
+        if not 0 <= reach < np.inf:
+            raise ValueError(f"reach has to be at least 0, found {reach}")
+        if length_ratio <= 0:
+            raise ValueError(f"length_ratio has to be above 0, found {length_ratio}")
+        self.joint_threshold = joint_threshold
+        self.limb_threshold = limb_threshold
+        self.samples = samples
+        self.supported = supported
+        self.max_peaks = max_peaks
+        self.length_ratio = length_ratio
+        self.tolerance = tolerance
+        self.min_joints = min_joints
+        self.min_score = min_score
+        self.reach = reach
+
+    def __call__(
+        self, joint_maps: np.ndarray, limb_maps: np.ndarray, limb_index: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The people that the maps of one image show.
+
+        Args:
+            joint_maps: (J, h, w) float32 or float16, a Gaussian of height 1 around each joint.
+            limb_maps: (L, h, w), 1 along each limb and falling beside it.
+            limb_index: (L, 2) int indices of the joints at both ends of each limb.
+
+        Returns:
+            people (P, J, 3) float32: x, y in cells (0, 0 is the centre of the first) and the
+            height of the joint's peak in 0..1, all 0 for a joint that was not found; and
+            (P,) float32 the share of the joints that were found. The product of that share and
+            the mean score of the joints found, which is the mean over all joints, ranks people
+            best.
+
+        Raises:
+            ValueError: shapes that do not fit, or a map with NaN or infinity.
+        """
+        limb_index = self._checked(joint_maps, limb_maps, limb_index)
+        peaks = self.peaks(joint_maps)
+        limbs = self.limbs(peaks, limb_maps, limb_index)
+        return self.people(peaks, limbs, limb_index, len(joint_maps))
+
+    def peaks(self, joint_maps: np.ndarray) -> Peaks:
+        """First step: candidates of joints, see `find_peaks`."""
+        return find_peaks(joint_maps, self.joint_threshold, self.max_peaks)
+
+    def limbs(self, peaks: Peaks, limb_maps: np.ndarray, limb_index: np.ndarray) -> Limbs:
+        """Second step: connections, each peak in at most one of each limb."""
+        limb_maps = finite(limb_maps, "limb")
+        first = np.searchsorted(peaks.joint, np.arange(limb_index.max() + 2))
+        first, count = first[limb_index], np.diff(first)[limb_index]
+        step = max(1, _PAIRS_AT_ONCE // max(1, int(count.prod(1).max())))
+        found = []
+        for start in range(0, len(limb_index), step):
+            part = slice(start, start + step)
+            limb, ends = self._probed(peaks, limb_maps[part], first[part], count[part])
+            limbs = self._scored(peaks, limb_maps, limb + start, ends)
+            merit = limbs.score / 2 + peaks.score[limbs.ends].sum(1) / 4
+            found.append(match(limbs, merit, len(peaks)))
+        return Limbs.joined(found)
+
+    def people(
+        self, peaks: Peaks, limbs: Limbs, limb_index: np.ndarray, joints: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Third step: what `__call__` returns."""
+        limbs = limbs[np.argsort(-limbs.score, kind="stable")]
+        members, held_by = merge(
+            limbs.ends,
+            limb_index[limbs.limb],
+            limbs.score,
+            limbs.length,
+            len(peaks),
+            joints,
+            self.length_ratio,
+            self.tolerance,
+        )
+        lone = np.setdiff1d(np.arange(len(peaks)), members)
+        alone = np.full((len(lone), joints), -1)
+        alone[np.arange(len(lone)), peaks.joint[lone]] = lone
+        members = np.concatenate([members, alone])
+        held_by = np.concatenate([held_by, np.zeros(alone.shape)])
+        # The row behind the last peak is what −1 reads.
+        height = np.append(peaks.score, np.float32(0))[members]
+        xy = np.append(peaks.xy, np.zeros((1, 2), np.float32), 0)[members]
+        sure = (height + held_by).sum(1) / 2 >= self.min_score * (members >= 0).sum(1)
+        groups = adopt(np.concatenate([xy, height[..., None]], 2)[sure], self.reach)
+        count = (groups[..., 2] > 0).sum(1)
+        enough = count >= self.min_joints
+        return groups[enough], (count[enough] / joints).astype(np.float32)
+
+    def _checked(
+        self, joint_maps: np.ndarray, limb_maps: np.ndarray, limb_index: np.ndarray
+    ) -> np.ndarray:
+        limb_index = np.ascontiguousarray(limb_index, np.int64)
+        sizes = [joint_maps.shape[1:], limb_maps.shape[1:]]
+        if sizes[0] != sizes[1] or len(sizes[0]) != 2 or min(sizes[0]) < 2:
+            raise ValueError(
+                "expected maps (C, h, w) of joints and of limbs of the same size, at least 2 "
+                f"cells each way; found {joint_maps.shape} and {limb_maps.shape}"
+            )
+        if limb_index.shape != (len(limb_maps), 2) or not len(limb_index):
+            raise ValueError(
+                f"{len(limb_maps)} limb maps (at least 1) need a limb_index of shape "
+                f"({len(limb_maps)}, 2), found {limb_index.shape}"
+            )
+        if not 0 <= limb_index.min() <= limb_index.max() < len(joint_maps):
+            raise ValueError(
+                f"limb_index has to be in 0..{len(joint_maps) - 1}, found "
+                f"{limb_index.min()}..{limb_index.max()}"
+            )
+        return limb_index
+
+    def _probed(
+        self, peaks: Peaks, limb_maps: np.ndarray, first: np.ndarray, count: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs of peaks worth a closer look: (C,) limbs and (C, 2) peaks.
+
+        Limbs are padded to the same number of peaks, so that all of them are one array.
+
+        Args:
+            peaks: those that `first` refers to.
+            limb_maps: (L, h, w).
+            first: (L, 2) the first peak of the joints at both ends.
+            count: (L, 2) and how many there are.
+        """
+        if len(peaks) == 0:
+            return np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
+        slots = [np.arange(most) for most in count.max(0)]
+        present = [slots[i] < count[:, i, None] for i in (0, 1)]
+        one, other = (np.where(present[i], first[:, i, None] + slots[i], 0) for i in (0, 1))
+        # 24.8 fixed point: rounding to the nearest cell is then an addition and a shift.
+        xy = np.rint(peaks.xy.T * 256).astype(np.int32)
+        hits = _probe(limb_maps > self.limb_threshold, xy[:, one], xy[:, other])
+        # A gap of the length that is allowed covers one probe, and one more for each quarter.
+        good = hits >= len(_PROBES) - 1 - int((1 - self.supported) * 4)
+        good &= present[0][:, :, None] & present[1][:, None, :]
+        limb, a, b = np.nonzero(good)
+        return limb, np.stack([one[limb, a], other[limb, b]], 1)
+
+    def _scored(
+        self, peaks: Peaks, limb_maps: np.ndarray, limb: np.ndarray, ends: np.ndarray
+    ) -> Limbs:
+        """Those pairs that the samples along the limb support, with their scores."""
+        one, other = peaks.xy[ends[:, 0]], peaks.xy[ends[:, 1]]
+        places = np.linspace(0, 1, self.samples, dtype=np.float32)
+        values = _bilinear(limb_maps, limb, one, other, places)
+        length = np.hypot(*(other - one).T.astype(np.float64))
+        # Limbs of more than half the height of the maps lose score.
+        prior = np.minimum(limb_maps.shape[1] / 2 / np.maximum(length, 1) - 1, 0)
+        score = values.mean(1, dtype=np.float64) + prior
+        support = (values > self.limb_threshold).sum(1)
+        kept = (support >= self.supported * self.samples) & (score > 0)
+        return Limbs(limb[kept], ends[kept], score[kept], length[kept])
+
+
+def _probe(supported: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """(L, A, B) number of supported probes between ends (2, L, A) and (2, L, B) in 1/256 cell.
+
+    `supported` is (L, h, w) bool.
+    """
+    limbs, height, width = supported.shape
+    base = (np.arange(limbs) * (height * width))[:, None, None]
+    flat = supported.reshape(-1)
+    hits = np.zeros((limbs, one.shape[2], other.shape[2]), np.int8)
+    for place in _PROBES:
+        near, far = one * (16 - place) + (1 << 11), other * place
+        x, y = ((a[:, :, None] + b[:, None, :]) >> 12 for a, b in zip(near, far, strict=True))
+        y *= width
+        y += x
+        hits += flat[y + base]
+    return hits
+
+
+def _bilinear(
+    maps: np.ndarray, limb: np.ndarray, one: np.ndarray, other: np.ndarray, places: np.ndarray
+) -> np.ndarray:
+    """(C, S) values of map `limb` at `places` on the lines from `one` to `other`, both (C, 2)."""
+    _, height, width = maps.shape
+    flat = maps.reshape(-1)
+    x = one[:, :1] + (other - one)[:, :1] * places
+    y = one[:, 1:] + (other - one)[:, 1:] * places
+    left = np.clip(x.astype(np.int32), 0, width - 2)
+    top = np.clip(y.astype(np.int32), 0, height - 2)
+    x -= left
+    y -= top
+    corner = (limb * (height * width))[:, None] + top * width + left
+    upper, lower = flat[corner], flat[corner + width]
+    upper += (flat[corner + 1] - upper) * x
+    lower += (flat[corner + width + 1] - lower) * x
+    return upper + (lower - upper) * y
+
+
+def match(limbs: Limbs, merit: np.ndarray, peaks: int) -> Limbs:
+    """Greedy one-to-one matching of each limb: the best pair first, then the best of the rest.
+
+    Works in rounds: pairs that both of their peaks prefer to all others are taken, and the pairs
+    of the same peaks go. That is the same matching.
+
+    Args:
+        limbs: candidates.
+        merit: (C,), the higher the better; of equal ones the first wins.
+        peaks: number of peaks that `limbs.ends` refers to.
+
+    Returns:
+        those chosen, by limb, then by falling merit.
+    """
+    limbs = limbs[np.lexsort((-merit, limbs.limb))]
+    rest = np.arange(len(limbs))
+    ends = limbs.ends + limbs.limb[:, None] * peaks
+    ends -= ends.min(initial=0)
+    chosen = np.zeros(len(limbs), bool)
+    best = np.empty((2, ends.max(initial=-1) + 1), np.int64)
+    while len(rest):
+        one, other = ends[rest].T
+        # Assigned from the worst to the best: the last one stays.
+        best[0, one[::-1]] = best[1, other[::-1]] = rest[::-1]
+        first, second = best[0, one], best[1, other]
+        chosen[rest[(first == rest) & (second == rest)]] = True
+        rest = rest[~(chosen[first] | chosen[second])]
+    return limbs[chosen]
+
+
+@compiled
+def merge(ends, joints_of, score, length, peaks, joints, length_ratio, tolerance):
+    """Joins limbs into people, in the order given.
+
+    Args:
+        ends: (C, 2) int64 peaks, each pair of peaks once.
+        joints_of: (C, 2) int64 joints of these peaks.
+        score: (C,) float64.
+        length: (C,) float64.
+        peaks: number of peaks.
+        joints: number of joints.
+        length_ratio: see `Grouping`.
+        tolerance: see `Grouping`.
+
+    Returns:
+        (P, joints) int64 peak of each person and joint, −1 for none; and (P, joints) float64
+        score of the limb that holds the joint, 0 for none. A person has two joints or more.
+    """
+    members = np.full((len(ends), joints), -1, np.int64)
+    held_by = np.zeros((len(ends), joints))
+    longest = np.zeros(len(ends))
+    owner = np.full(peaks, -1, np.int64)
+    people = 0
+    for c in range(len(ends)):
+        a, b = ends[c, 0], ends[c, 1]
+        p, q = owner[a], owner[b]
+        if p < 0 and q < 0:
+            for end in range(2):
+                members[people, joints_of[c, end]] = ends[c, end]
+                held_by[people, joints_of[c, end]] = score[c]
+                owner[ends[c, end]] = people
+            # A limb of no length must not forbid every other one.
+            longest[people] = max(length[c], 1.0)
+            people += 1
+        elif p == q:
+            for end in range(2):
+                joint = joints_of[c, end]
+                held_by[p, joint] = max(held_by[p, joint], score[c])
+            longest[p] = max(longest[p], length[c])
+        elif p < 0 or q < 0:
+            end = 0 if p < 0 else 1
+            p = max(p, q)
+            joint = joints_of[c, end]
+            old = members[p, joint]
+            # An old joint has held_by > 0: a new one takes its place only if it scores more.
+            if length[c] < length_ratio * longest[p] and score[c] > held_by[p, joint]:
+                if old >= 0:
+                    owner[old] = -1
+                members[p, joint] = ends[c, end]
+                held_by[p, joint] = score[c]
+                owner[ends[c, end]] = p
+                longest[p] = max(longest[p], length[c])
+        else:
+            disjoint = True
+            weakest = np.inf
+            for joint in range(joints):
+                if members[p, joint] >= 0 and members[q, joint] >= 0:
+                    disjoint = False
+                for person in (p, q):
+                    if members[person, joint] >= 0:
+                        weakest = min(weakest, held_by[person, joint])
+            likely = length[c] < length_ratio * max(longest[p], longest[q])
+            if disjoint and likely and score[c] >= tolerance * weakest:
+                p, q = min(p, q), max(p, q)
+                for joint in range(joints):
+                    if members[q, joint] >= 0:
+                        members[p, joint] = members[q, joint]
+                        held_by[p, joint] = held_by[q, joint]
+                        owner[members[q, joint]] = p
+                        members[q, joint] = -1
+                        held_by[q, joint] = 0.0
+                longest[p] = max(longest[p], longest[q], length[c])
+    alive = np.zeros(people, np.bool_)
+    for person in range(people):
+        alive[person] = members[person].max() >= 0
+    return members[:people][alive], held_by[:people][alive]
