@@ -9,6 +9,8 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
+from ppose.models.network import Network
+
 Activation = Callable[[Tensor], Tensor]
 
 
@@ -31,21 +33,28 @@ class Backbone(nn.Layer):
         super().__init__()
         self.out_channels = out_channels
         # In a hook, dynamic-to-static does not turn the check into a part of the exported graph.
-        self.register_forward_pre_hook(_check_images)  # type: ignore[arg-type]
+        self.register_forward_pre_hook(check_images)  # type: ignore[arg-type]
 
 
-def _check_images(backbone: Backbone, inputs: tuple[Tensor]) -> None:
-    shape, multiple = list(inputs[0].shape), backbone.size_multiple
+def check_images(network: Backbone | Network, inputs: tuple[Tensor]) -> None:
+    """Hook before `forward`: ValueError for images that are no multiple of `size_multiple`."""
+    shape, multiple = list(inputs[0].shape), network.size_multiple
     # A size that an exported graph leaves open is -1.
     if len(shape) != 4 or any(side > 0 and side % multiple for side in shape[2:]):
         raise ValueError(
-            f"{type(backbone).__name__} takes images (N, 3, H, W) with H and W multiples of "
+            f"{type(network).__name__} takes images (N, 3, H, W) with H and W multiples of "
             f"{multiple}, found {shape}; resize or pad them, or set input_size to such a size"
         )
 
 
 def conv2d(
-    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, bias: bool = False
+    inputs: int,
+    outputs: int,
+    kernel: int,
+    stride: int = 1,
+    groups: int = 1,
+    bias: bool = False,
+    dilation: int = 1,
 ) -> nn.Conv2D:
     """Convolution that keeps the size, up to its stride; weights start at N(0, 0.001²)."""
     return nn.Conv2D(
@@ -53,7 +62,8 @@ def conv2d(
         outputs,
         kernel,
         stride,
-        padding=kernel // 2,
+        padding=dilation * (kernel // 2),
+        dilation=dilation,
         groups=groups,
         weight_attr=nn.initializer.Normal(std=0.001),
         bias_attr=None if bias else False,
@@ -69,6 +79,7 @@ class ConvNorm(nn.Layer):
         stride: of the convolution.
         groups: of the convolution; `inputs` for a depthwise one.
         activation: applied last; None for none.
+        dilation: cells between the kernel's taps.
     """
 
     def __init__(
@@ -79,9 +90,10 @@ class ConvNorm(nn.Layer):
         stride: int = 1,
         groups: int = 1,
         activation: Activation | None = None,
+        dilation: int = 1,
     ):
         super().__init__()
-        self.conv = conv2d(inputs, outputs, kernel, stride, groups)
+        self.conv = conv2d(inputs, outputs, kernel, stride, groups, dilation=dilation)
         self.norm = nn.BatchNorm2D(outputs)
         self.activation = activation
 

@@ -1,0 +1,201 @@
+"""Identity mapping hourglass network: maps of body parts at five scales, refined stack by stack.
+
+Source: SimplePose (Li et al., "Simple Pose: Rethinking and Improving a Bottom-up Approach for
+Multi-Person Pose Estimation", AAAI 2020).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import paddle
+from paddle import Tensor, nn
+from paddle.nn import functional as F
+
+from ppose.codecs.parts import Parts
+from ppose.models.layers import ConvNorm, check_images, conv2d, parallel
+from ppose.models.network import Network
+from ppose.registry import register
+
+SCALES = 5
+_DILATIONS = (3, 3, 4, 4, 5, 5)
+_SQUEEZE = 16
+
+
+def leaky_relu(x: Tensor) -> Tensor:
+    """Slope 0.01 below 0."""
+    return F.leaky_relu(x, 0.01)
+
+
+@register
+class IMHN(Network):
+    """Hourglasses in a row, each with maps at five scales.
+
+    Features and maps of each scale go on to the same scale of the next hourglass. Only those of
+    the finest scale reach the result: in eval mode the others are not computed.
+
+    Args:
+        parts: what the maps show.
+        stacks: hourglasses.
+        width: channels of the finest scale, a multiple of 16.
+        increase: further channels of each coarser scale, even.
+    """
+
+    stride = 4
+    size_multiple = 64
+
+    def __init__(self, parts: Parts, stacks: int = 4, width: int = 256, increase: int = 128):
+        super().__init__()
+        if stacks < 1:
+            raise ValueError(f"stacks has to be at least 1, found {stacks}")
+        if width < _SQUEEZE or width % _SQUEEZE:
+            raise ValueError(f"width has to be a multiple of {_SQUEEZE}, found {width}")
+        if increase < 0 or increase % 2:
+            raise ValueError(f"increase has to be even and at least 0, found {increase}")
+        self.channels = parts.channels
+        widths = [width + increase * scale for scale in range(SCALES)]
+        self.stem = Stem(width)
+        self.stacks = nn.LayerList([Stack(widths, self.channels) for _ in range(stacks)])
+        self.merges = nn.LayerList([Merge(widths, self.channels) for _ in range(stacks - 1)])
+        self.register_forward_pre_hook(check_images)  # type: ignore[arg-type]
+
+    def forward(self, images: Tensor) -> Tensor | list[list[Tensor]]:
+        """Images (N, 3, H, W) → maps.
+
+        Returns:
+            in eval mode (N, channels, H/4, W/4); in training for each stack maps
+            (N, channels, H/4/2^s, W/4/2^s) of the scales s = 0 … 4.
+        """
+        scales = SCALES if self.training else 1
+        x = self.stem(images)
+        outputs: list[list[Tensor]] = []
+        carried: list[Tensor] = []
+        for i, stack in enumerate(self.stacks):
+            features, maps = stack(x, carried, scales)
+            outputs.append(maps)
+            if i < len(self.merges):
+                carried = self.merges[i](features, maps)
+                x = x + carried[0]
+        return outputs if self.training else outputs[-1][0]
+
+
+class Stem(nn.Layer):
+    """Images → (N, width, H/4, W/4), half of it with a wide view by dilated convolutions."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        half = width // 2
+        self.conv = ConvNorm(3, width // 4, 7, stride=2, activation=leaky_relu)
+        self.residual1 = Residual(width // 4, half)
+        self.residual2 = Residual(half, half)
+        self.dilated = nn.Sequential(
+            *(ConvNorm(half, half, 3, activation=leaky_relu, dilation=d) for d in _DILATIONS)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = F.max_pool2d(self.residual1(self.conv(images)), 2, 2)
+        x = self.residual2(x)
+        return paddle.concat([x, self.dilated(x)], axis=1)
+
+
+class Stack(nn.Layer):
+    """An hourglass, and features and maps at each of its scales."""
+
+    def __init__(self, widths: list[int], channels: int):
+        super().__init__()
+        self.hourglass = Hourglass(widths)
+        self.features = nn.LayerList([Features(inputs, widths[0]) for inputs in widths])
+        self.heads = nn.LayerList([conv2d(widths[0], channels, 1, bias=True) for _ in widths])
+
+    def forward(
+        self, x: Tensor, carried: list[Tensor], scales: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Features and maps of the finest `scales`; `carried` comes from the stack before."""
+        found = self.hourglass(x)[:scales]
+        if carried:
+            found = [own + before for own, before in zip(found, carried)]  # noqa: B905
+        features = parallel(self.features, found)
+        return features, parallel(self.heads, features)
+
+
+class Hourglass(nn.Layer):
+    """Down to 1/16 of the size and up again (Newell et al., ECCV 2016)."""
+
+    def __init__(self, widths: list[int]):
+        super().__init__()
+        levels = list(pairwise(widths))
+        self.skips = nn.LayerList([Residual(fine, fine) for fine, _ in levels])
+        self.downs = nn.LayerList([Residual(fine, coarse) for fine, coarse in levels])
+        self.bottom = Residual(widths[-1], widths[-1])
+        self.ups = nn.LayerList([Residual(coarse, fine) for fine, coarse in levels])
+        self.smooths = nn.LayerList(
+            [ConvNorm(fine, fine, 3, activation=leaky_relu) for fine, _ in levels]
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(N, widths[0], h, w) → one map for each scale, the finest first."""
+        kept = []
+        for skip, down in zip(self.skips, self.downs):  # noqa: B905
+            kept.append(skip(x))
+            x = down(F.max_pool2d(x, 2, 2))
+        x = self.bottom(x)
+        found = [x]
+        for i in range(len(kept) - 1, -1, -1):
+            x = kept[i] + self.smooths[i](F.interpolate(self.ups[i](x), scale_factor=2))
+            found.append(x)
+        return found[::-1]
+
+
+class Features(nn.Layer):
+    """Two convolutions and a squeeze-excitation, before the maps of a scale."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = ConvNorm(inputs, outputs, 3, activation=leaky_relu)
+        self.conv2 = ConvNorm(outputs, outputs, 3, activation=leaky_relu)
+        self.excite = SqueezeExcitation(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.excite(self.conv2(self.conv1(x)))
+
+
+class SqueezeExcitation(nn.Layer):
+    """Weighs each channel by what all channels hold on average (Hu et al., CVPR 2018)."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        squeezed = channels // _SQUEEZE
+        self.squeeze = nn.Linear(channels, squeezed, weight_attr=nn.initializer.Normal(std=0.01))
+        self.expand = nn.Linear(squeezed, channels, weight_attr=nn.initializer.Normal(std=0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = leaky_relu(self.squeeze(x.mean(axis=[2, 3])))
+        return x * F.sigmoid(self.expand(hidden)).unsqueeze([2, 3])
+
+
+class Merge(nn.Layer):
+    """What a stack hands to the same scales of the next one: its features and its maps."""
+
+    def __init__(self, widths: list[int], channels: int):
+        super().__init__()
+        self.features = nn.LayerList([ConvNorm(widths[0], width, 1) for width in widths])
+        self.maps = nn.LayerList([ConvNorm(channels, width, 1) for width in widths])
+
+    def forward(self, features: list[Tensor], maps: list[Tensor]) -> list[Tensor]:
+        pairs = zip(parallel(self.features, features), parallel(self.maps, maps))  # noqa: B905
+        return [one + other for one, other in pairs]
+
+
+class Residual(nn.Layer):
+    """Bottleneck of half the width, with a projection where the width changes."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        half = outputs // 2
+        self.conv1 = ConvNorm(inputs, half, 1, activation=leaky_relu)
+        self.conv2 = ConvNorm(half, half, 3, activation=leaky_relu)
+        self.conv3 = ConvNorm(half, outputs, 1)
+        self.skip = ConvNorm(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return leaky_relu(self.conv3(self.conv2(self.conv1(x))) + self.skip(x))

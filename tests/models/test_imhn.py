@@ -1,0 +1,144 @@
+"""IMHN computes what the published network does, and in eval mode no more than it needs."""
+
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+from golden.weights_by_name import fill, weight
+
+from ppose.codecs.parts import SIMPLEPOSE, Parts
+from ppose.convert.simplepose import FIRST_CONVOLUTION, targets
+from ppose.models import IMHN
+from ppose.skeleton import COCO17
+
+GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "simplepose_imhn.npz")
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The network with 4 stacks and weights by the published names."""
+    shapes = dict(
+        zip(GOLDEN["names"].tolist(), map(eval_shape, GOLDEN["shapes"].tolist()), strict=True)
+    )
+    network = IMHN(SIMPLEPOSE)
+    own = network.state_dict()
+    arrays = {}
+    for source, target in targets(shapes).items():
+        values = weight(source, shapes[source])
+        values = values[:, ::-1] if target == FIRST_CONVOLUTION else values
+        arrays[target] = values.T if values.ndim == 2 else values
+    assert arrays.keys() == own.keys()
+    assert len(arrays) == len(shapes)
+    for name, array in arrays.items():
+        own[name].set_value(np.ascontiguousarray(array))
+    network.eval()
+    return network
+
+
+def eval_shape(text):
+    return tuple(int(side) for side in text.strip("[]()").split(",") if side.strip())
+
+
+def everything(network, images):
+    """All outputs, with the statistics of evaluation."""
+    network.training = True
+    with paddle.no_grad():
+        outputs = network(images)
+    network.training = False
+    return outputs
+
+
+def golden_images():
+    images = np.random.default_rng(0).uniform(0, 1, (1, 128, 128, 3)).astype(np.float32)
+    return paddle.to_tensor(np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)))
+
+
+def test_all_outputs_are_those_of_the_published_network(published):
+    outputs = everything(published, golden_images())
+    assert (len(outputs), len(outputs[0])) == (4, 5)
+    for i, stack in enumerate(outputs):
+        for j, maps in enumerate(stack):
+            reference = GOLDEN[f"output_stack{i}_scale{j}"]
+            error = np.abs(maps.numpy() - reference).max()
+            assert error <= 1e-4 * np.abs(reference).max(), (i, j)
+
+
+def test_evaluation_gives_the_last_finest_maps(published):
+    with paddle.no_grad():
+        maps = published(golden_images()).numpy()
+    reference = GOLDEN["output_stack3_scale0"]
+    assert np.abs(maps - reference).max() <= 1e-4 * np.abs(reference).max()
+
+
+def test_size_of_the_published_network(published):
+    count = sum(p.size for p in published.parameters() if not p.stop_gradient)
+    assert round(count / 1e6, 1) == 129.0
+
+
+@pytest.fixture(params=[(1, 16, 0), (2, 32, 8)], ids=str)
+def small(request):
+    paddle.seed(0)
+    stacks, width, increase = request.param
+    network = IMHN(Parts(COCO17), stacks=stacks, width=width, increase=increase)
+    fill(network)
+    return network
+
+
+def test_maps_have_the_promised_sizes(small):
+    images = paddle.randn([2, 3, 64, 128])
+    small.train()
+    for stack in small(images):
+        assert [tuple(maps.shape) for maps in stack] == [
+            (2, small.channels, 16 >> s, 32 >> s) for s in range(5)
+        ]
+    small.eval()
+    assert tuple(small(images).shape) == (2, small.channels, 16, 32)
+
+
+def test_every_parameter_gets_a_gradient_in_training(small):
+    small.train()
+    outputs = small(paddle.randn([2, 3, 64, 64]))
+    sum((maps * paddle.randn(maps.shape)).sum() for stack in outputs for maps in stack).backward()
+    without = [name for name, p in small.named_parameters() if not p.stop_gradient and (
+        p.grad is None or not paddle.any(p.grad != 0))]  # fmt: skip
+    assert without == []
+
+
+def test_evaluation_leaves_out_what_only_supervision_needs(small):
+    used = set()
+    for name, layer in small.named_sublayers():
+        layer.register_forward_post_hook(lambda *_, name=name: used.add(name))
+    small.eval()
+    small(paddle.randn([1, 3, 64, 64]))
+    coarse = {name for name, _ in small.named_sublayers() if ".features.1" in name}
+    assert coarse
+    assert not coarse & used
+    assert "stacks.0.features.0" in used
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_saved_graph_gives_the_same_maps(small, tmp_path, dynamic):
+    small.eval()
+    side = None if dynamic else 64
+    spec = paddle.static.InputSpec([None, 3, side, side], "float32")
+    images = paddle.randn([2, 3, 64, 128 if dynamic else 64])
+    with paddle.no_grad():
+        expected = small(images).numpy()
+    path = str(tmp_path / "network")
+    paddle.jit.save(paddle.jit.to_static(small, input_spec=[spec], full_graph=True), path)
+    assert np.allclose(paddle.jit.load(path)(images).numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [[1, 3, 64, 96], [1, 3, 32, 64], [3, 64, 64]])
+def test_other_sizes_are_refused(small, shape):
+    with pytest.raises(ValueError, match="IMHN takes images .* multiples of 64"):
+        small(paddle.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"stacks": 0}, {"width": 8}, {"width": 40}, {"increase": -2}, {"increase": 3}]
+)
+def test_wrong_arguments(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        IMHN(SIMPLEPOSE, **wrong)
