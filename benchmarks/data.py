@@ -1,6 +1,7 @@
 """Samples a second of one loading process, and where its time goes.
 
     python benchmarks/data.py [--config configs/hrnet_w32_256x192.yml] [--json FILE]
+    python benchmarks/data.py --config configs/imhn_4stack_512x512_coco.yml
     python benchmarks/data.py --image_dir DIR --anno_path FILE
 
 Makes training samples: read, every augmentation there is, warp, targets. One process, one thread.
@@ -14,6 +15,7 @@ import cv2
 import numpy as np
 from report import ROOT, parser, report, seconds
 
+from ppose.data.crops import CentreCrop
 from ppose.data.images import read_image
 from ppose.data.loader import TrainingSet
 from ppose.data.synthetic import write_coco
@@ -58,16 +60,18 @@ def main() -> None:
 def all_augmentations(experiment: Experiment) -> list[Transform]:
     """Every transform at once, each with a probability of 1."""
     skeleton = experiment.skeleton
+    top_down = experiment.crop.uses_boxes
+    size = experiment.input_size
+    crop = [HalfBody(skeleton, p=1), experiment.crop] if top_down else [CentreCrop(size)]
     return [
-        HalfBody(skeleton, p=1),
-        experiment.crop,
+        *crop,
         RandomScale(0.35),
         RandomRotate(40, p=1),
         RandomShift(0.1),
         RandomFlip(skeleton, p=1),
         Warp(),
         ColorJitter(0.3, 0.3, 0.3, 15),
-        InformationDropping(p=1),
+        *([InformationDropping(p=1)] if top_down else []),
     ]
 
 
@@ -85,7 +89,7 @@ def measure(experiment: Experiment) -> list[dict]:
     parts = {
         "read and decode": each(lambda i: read_image(source.images[source.image_index[i]].path)),
         "augment and warp": each(lambda i: augmented(samples[i], dataset.transforms, rng)),
-        "targets": each(lambda i: experiment.codec.encode(inputs[i].keypoints[0])),
+        "targets": each(lambda i: experiment.codec.targets(inputs[i])),
         "whole sample": each(lambda i: dataset[0, i]),
     }
     whole = parts["whole sample"].mean()

@@ -10,12 +10,14 @@ from ppose.cli import parser, run
 EXAMPLES = """\
   python tools/infer.py -c configs/quickstart.yml --infer_img=dataset/test_image/people.jpg \\
       --bbox_file=dataset/test_image/boxes.json
+  python tools/infer.py -c configs/imhn_quickstart.yml --infer_img=dataset/test_image
   python tools/infer.py -c configs/hrnet_w32_256x192.yml --infer_img='photos/*.jpg' \\
       -o weights=PATH_OR_URL
   python tools/infer.py -c configs/quickstart.yml --infer_img=photo.jpg --box 10 20 100 250 \\
       --box 130 15 90 240
 
-Without boxes a picture is taken as one person who fills it. A box file is a JSON list of
+Bottom-up configs (imhn_*) find people by themselves. Top-down ones need their boxes: without any
+a picture is taken as one person who fills it. A box file is a JSON list of
 {"file_name": "photo.jpg", "bbox": [x, y, width, height], "score": 0.9}; COCO's results format,
 with "image_id" for a file named by its id, works too.
 The JSON holds for each picture and person: box, score, and x, y, score of every joint."""

@@ -40,7 +40,7 @@ def infer(
         output_dir: where to write; None for `infer` in the run's folder. A picture keeps its
             name, with its folders before it where several have that name, and with .jpg behind
             it if it has no ending of a picture.
-        boxes: x, y, width, height of people, for a single picture.
+        boxes: x, y, width, height of people, for a single picture; top-down only, as the next.
         bbox_file: boxes of people in many pictures, see `BoxFile`.
         min_box_score: boxes of the file below it are left out.
         min_joint_score: joints below it are not drawn.
@@ -51,6 +51,11 @@ def infer(
     """
     if boxes and bbox_file:
         raise PposeError("give boxes or a box file, not both")
+    if (boxes or bbox_file) and not experiment.crop.uses_boxes:
+        raise PposeError(
+            f"{experiment.name} is bottom-up: it finds people in the whole picture; leave the "
+            "boxes away"
+        )
     files = list_images(pictures)
     if boxes and len(files) > 1:
         raise PposeError(

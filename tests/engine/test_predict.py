@@ -5,11 +5,12 @@ import numpy as np
 import paddle
 import pytest
 
+from ppose import geometry
 from ppose.codecs.heatmap import Heatmap
-from ppose.data.crops import BoxCrop
+from ppose.data.crops import BoxCrop, PictureCrop
 from ppose.data.images import ImageError
 from ppose.data.transforms import Normalize
-from ppose.engine.predict import InputError, PoseEstimator, Request
+from ppose.engine.predict import InputError, PoseEstimator, Request, extents, resample
 from ppose.models.network import Network
 from ppose.postprocess import Postprocess
 from ppose.skeleton import COCO17
@@ -138,3 +139,83 @@ def test_unreadable_pictures_raise_or_are_left_out(tmp_path):
     found = list(estimator().run([Request(bad), Request(good)], failed))
     assert [poses.file for poses in found] == [good]
     assert len(failed) == 1
+
+
+def everywhere(**crop):
+    """An estimator that looks at whole pictures and finds one person in each."""
+    codec = Heatmap(COCO17, SIZE, refine="dark")
+    return estimator(crop=PictureCrop(**crop), codec=codec, postprocess=Postprocess(oks_nms=None))
+
+
+@pytest.mark.parametrize("size_wh", [(320, 240), (240, 320), (97, 301), (640, 480)])
+@pytest.mark.parametrize(
+    "crop",
+    [
+        {"size": 128},
+        {"size": 192, "side": "long"},
+        {"size": 128, "side": "height", "scales": (1.0, 0.5)},
+    ],
+)
+def test_a_light_is_found_in_whole_pictures_of_any_size(size_wh, crop):
+    x, y = size_wh[0] // 3, size_wh[1] // 4
+    poses = everywhere(**crop)(lit(x, y, size_wh))
+    [[view, *_]] = PictureCrop(**crop).views(size_wh, None, 4)
+    pixel = 1 / view.matrix[0, 0]
+    # The lamp's cells lie at the corner of their pixels, half a pixel of the input off.
+    assert np.abs(poses.keypoints[0, :, :2] - (x, y)).max() < 2 * pixel + 1
+    assert poses.box_source == "no boxes: bottom-up"
+
+
+def test_scales_are_averaged():
+    picture = lit(120, 90)
+    finer, coarser = everywhere(size=128), everywhere(size=128, scales=(0.5,))
+    both = everywhere(size=128, scales=(1.0, 0.5))
+    scores = [run(picture).keypoints[0, 0, 2] for run in (finer, both, coarser)]
+    assert scores == sorted(scores) or scores == sorted(scores, reverse=True)
+    assert len(set(np.round(scores, 4))) == 3
+
+
+def test_pictures_of_many_sizes_come_back_in_order():
+    sizes = [(160, 120), (320, 240), (160, 120), (97, 301)]
+    places = [(40, 30), (100, 80), (50, 90), (20, 200)]
+    requests = [
+        Request(lit(*place, size), image_id=i)
+        for i, (place, size) in enumerate(zip(places, sizes, strict=True))
+    ]
+    one = everywhere(size=128)
+    one.batch_size = 2
+    found = list(one.run(requests))
+    assert [poses.image_id for poses in found] == [0, 1, 2, 3]
+    for poses, place in zip(found, places, strict=True):
+        assert np.abs(poses.keypoints[0, :, :2] - place).max() < 6
+
+
+def test_boxes_are_refused_where_none_are_used():
+    with pytest.raises(InputError, match="run it without boxes"):
+        everywhere(size=128)(lit(50, 50), boxes=[[0, 0, 10, 10]])
+
+
+def test_maps_move_between_views():
+    views = [PictureCrop(64, scales=(s,)).views((90, 70), None, 16)[0][0] for s in (1.0, 2.0)]
+
+    def seen(view):
+        """What a network would show whose maps are a smooth function of the picture."""
+        width, height = (side // 4 for side in view.size_wh)
+        cells = np.stack(np.meshgrid(np.arange(width), np.arange(height)), -1).astype(np.float64)
+        to_picture = np.linalg.inv(view.matrix) @ geometry.resizing(4)
+        x, y = np.moveaxis(geometry.transform_points(to_picture, cells), -1, 0)
+        return (np.sin(x / 15) + np.cos(y / 12)).astype(np.float32)
+
+    between = views[1].matrix @ np.linalg.inv(views[0].matrix)
+    wanted = seen(views[0])
+    moved = resample(seen(views[1])[None], between, 4, wanted.shape)[0]
+    inside = np.s_[1:15, 1:19]
+    assert np.abs(moved - wanted)[inside].max() < 0.03
+
+
+def test_boxes_around_the_joints_that_were_found():
+    keypoints = np.zeros((3, 17, 3), np.float32)
+    keypoints[0, :2] = [[10, 20, 0.5], [30, 25, 0.1]]
+    keypoints[0, 2] = [99, 99, 0]
+    keypoints[1, 0] = [5, 6, 1]
+    assert extents(keypoints).tolist() == [[10, 20, 20, 5], [5, 6, 0, 0], [0, 0, 0, 0]]
