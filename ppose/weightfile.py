@@ -57,16 +57,21 @@ def read_metadata(path: str | Path) -> dict[str, str]:
 def save_arrays(
     path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes a .safetensors file; a crash leaves the former file, never half of a new one.
+    """Writes a weight file; a crash leaves the former file, never half of a new one.
 
     Args:
-        path: target; its folder is made.
+        path: target; its folder is made. A .pdparams file is a pickle, as `paddle.load` and
+            `read_arrays` take it; any other is a safetensors file.
         arrays: name → numbers of any shape and layout.
-        metadata: short texts kept in the header, for `read_metadata`.
+        metadata: short texts kept in the header of a safetensors file, for `read_metadata`.
 
     Raises:
         TypeError: an array that does not hold numbers.
+        ValueError: metadata for a .pdparams file, which has no place for them.
     """
+    pickled = Path(path).suffix == ".pdparams"
+    if pickled and metadata:
+        raise ValueError(f"{path}: a .pdparams file keeps no metadata; write .safetensors")
     plain = {}
     for name, array in arrays.items():
         dtype = np.asarray(array).dtype
@@ -74,9 +79,12 @@ def save_arrays(
             raise TypeError(f"'{name}' holds {dtype}, expected numbers")
         # safetensors copies memory as it lies.
         plain[name] = np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
-    content = safetensors.numpy.save(plain, dict(metadata or {}))
     with whole_file(path) as partial:
-        partial.write_bytes(content)
+        if pickled:
+            with partial.open("wb") as file:
+                pickle.dump(plain, file, protocol=4)  # the one that paddle.save writes
+        else:
+            partial.write_bytes(safetensors.numpy.save(plain, dict(metadata or {})))
 
 
 class _RefusedError(WeightsError):
@@ -176,7 +184,9 @@ class _ArrayUnpickler(pickle.Unpickler):
         return self._table[module, name]
 
     def persistent_load(self, _: object) -> Any:
-        raise _RefusedError("refers to objects outside the file, as PyTorch does; convert it")
+        raise _RefusedError(
+            "refers to objects outside the file, as PyTorch does; convert it with tools/convert.py"
+        )
 
 
 def _unpickle(path: Path, file: IO[bytes]) -> object:
@@ -258,8 +268,11 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
 
 
 _FOREIGN = (
-    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with the tool of its maker"),
-    (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46", "an old PyTorch checkpoint: convert it"),
+    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with tools/convert.py"),
+    (
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46",
+        "an old PyTorch checkpoint: convert it with tools/convert.py",
+    ),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
     (b"\x1f\x8b", "gzip-compressed: unpack it"),

@@ -137,12 +137,38 @@ def test_save_and_read_go_round(tmp_path_factory, arrays):
     assert read_metadata(path) == {"epoch": "3"}
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", "a.pdparams"])
 @pytest.mark.parametrize(
     "array", [np.arange(6.0).reshape(2, 3).T, np.arange(6, dtype=">i4")[::2], np.float32(2)]
 )
-def test_saves_any_layout(tmp_path, array):
-    save_arrays(tmp_path / "a.safetensors", {"a": array})
-    np.testing.assert_array_equal(read_arrays(tmp_path / "a.safetensors")["a"], array)
+def test_saves_any_layout(tmp_path, array, name):
+    save_arrays(tmp_path / name, {"a": array})
+    np.testing.assert_array_equal(read_arrays(tmp_path / name)["a"], array)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.dictionaries(st.text(min_size=1, max_size=8), numbers, min_size=1, max_size=4))
+def test_a_pdparams_file_is_read_here_and_by_paddle(tmp_path_factory, arrays):
+    path = tmp_path_factory.getbasetemp() / "round.pdparams"
+    save_arrays(path, arrays)
+    assert_same(read_arrays(path), arrays)
+    by_paddle = paddle.load(str(path), return_numpy=True)
+    assert by_paddle.keys() == arrays.keys()
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(by_paddle[name], array)
+
+
+def test_paddle_sets_a_network_from_a_pdparams_file(tmp_path):
+    source, network = Net(), Net()
+    save_arrays(tmp_path / "a.pdparams", values(source))
+    assert network.set_state_dict(paddle.load(str(tmp_path / "a.pdparams"))) == ([], [])
+    assert_same(values(network), values(source))
+
+
+def test_a_pdparams_file_has_no_place_for_metadata(tmp_path):
+    with pytest.raises(ValueError, match="no metadata"):
+        save_arrays(tmp_path / "a.pdparams", {"a": np.ones(2)}, {"epoch": "3"})
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("bad", [np.array([None]), np.array(["a"]), np.array([1j])])

@@ -3,81 +3,91 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 # The published network takes BGR, ppose's RGB: the input channels of this tensor are reversed.
 FIRST_CONVOLUTION = "stem.conv.conv.weight"
 
-_PREFIX = "posenet."
-_NORM_LEAVES = {"running_mean": "_mean", "running_var": "_variance"}
-_HOURGLASS = ("skips", "downs", "ups", "smooths", "bottom")
-# Place in the published `convBlock` → ours.
-_BLOCK = {
-    "0": "conv1.conv",
-    "1": "conv1.norm",
-    "3": "conv2.conv",
-    "4": "conv2.norm",
-    "6": "conv3.conv",
-    "7": "conv3.norm",
+_LEAVES = {
+    "weight": "weight",
+    "bias": "bias",
+    "running_mean": "_mean",
+    "running_var": "_variance",
 }
-_SKIP = {"0": "skip.conv", "1": "skip.norm"}
 _STEM = {"conv1": "stem.conv.conv", "bn1": "stem.conv.norm"}
+_UNIT = {"conv": "conv", "bn": "norm"}
+_RESIDUAL = {
+    "convBlock.0": "conv1.conv",
+    "convBlock.1": "conv1.norm",
+    "convBlock.3": "conv2.conv",
+    "convBlock.4": "conv2.norm",
+    "convBlock.6": "conv3.conv",
+    "convBlock.7": "conv3.norm",
+    "skipConv.0": "skip.conv",
+    "skipConv.1": "skip.norm",
+}
+_HOURGLASS = ("skips", "downs", "ups")
 _EXCITE = {"0": "squeeze", "2": "expand"}
 
-_PATTERNS = [
-    (r"pre\.(conv1|bn1)", lambda m: _STEM[m[1]]),
-    (r"pre\.res(\d)\.(.+)", lambda m: f"stem.residual{m[1]}.{_residual(m[2])}"),
-    (r"pre\.dilation\.(\d)\.(conv|bn)", lambda m: f"stem.dilated.{m[1]}.{_unit(m[2])}"),
+_residual = "(convBlock.[013467]|skipConv.[01])"
+_unit = "(conv|bn)"
+_stack = "(0|[1-9][0-9]*)"
+# Published modules, in which a point stands for itself → ours.
+_MODULES: list[tuple[str, Callable[..., str]]] = [
+    ("pre.(conv1|bn1)", lambda part: _STEM[part]),
+    (f"pre.res([12]).{_residual}", lambda i, part: f"stem.residual{i}.{_RESIDUAL[part]}"),
+    (f"pre.dilation.([0-5]).{_unit}", lambda i, part: f"stem.dilated.{i}.{_UNIT[part]}"),
     (
-        r"hourglass\.(\d+)\.hg\.(\d)\.(\d)\.(.+)",
-        lambda m: f"stacks.{m[1]}.hourglass.{_hourglass(m[2], int(m[3]), m[4])}",
+        f"hourglass.{_stack}.hg.([0-3]).([012]).{_residual}",
+        lambda stack, level, place, part: (
+            f"stacks.{stack}.hourglass.{_HOURGLASS[int(place)]}.{level}.{_RESIDUAL[part]}"
+        ),
     ),
     (
-        r"features\.(\d+)\.before_regress\.(\d)\.([01])\.(conv|bn)",
-        lambda m: f"stacks.{m[1]}.features.{m[2]}.conv{int(m[3]) + 1}.{_unit(m[4])}",
+        f"hourglass.{_stack}.hg.([0-3]).3.{_unit}",
+        lambda stack, level, part: f"stacks.{stack}.hourglass.smooths.{level}.{_UNIT[part]}",
     ),
     (
-        r"features\.(\d+)\.before_regress\.(\d)\.2\.fc\.([02])",
-        lambda m: f"stacks.{m[1]}.features.{m[2]}.excite.{_EXCITE[m[3]]}",
-    ),
-    (r"outs\.(\d+)\.(\d)\.conv", lambda m: f"stacks.{m[1]}.heads.{m[2]}"),
-    (
-        r"merge_features\.(\d+)\.(\d)\.conv\.(conv|bn)",
-        lambda m: f"merges.{m[1]}.features.{m[2]}.{_unit(m[3])}",
+        f"hourglass.{_stack}.hg.3.4.{_residual}",
+        lambda stack, part: f"stacks.{stack}.hourglass.bottom.{_RESIDUAL[part]}",
     ),
     (
-        r"merge_preds\.(\d+)\.(\d)\.conv\.(conv|bn)",
-        lambda m: f"merges.{m[1]}.maps.{m[2]}.{_unit(m[3])}",
+        f"features.{_stack}.before_regress.([0-4]).([01]).{_unit}",
+        lambda stack, scale, place, part: (
+            f"stacks.{stack}.features.{scale}.conv{int(place) + 1}.{_UNIT[part]}"
+        ),
+    ),
+    (
+        f"features.{_stack}.before_regress.([0-4]).2.fc.([02])",
+        lambda stack, scale, part: f"stacks.{stack}.features.{scale}.excite.{_EXCITE[part]}",
+    ),
+    (f"outs.{_stack}.([0-4]).conv", lambda stack, scale: f"stacks.{stack}.heads.{scale}"),
+    (
+        f"merge_features.{_stack}.([0-4]).conv.{_unit}",
+        lambda stack, scale, part: f"merges.{stack}.features.{scale}.{_UNIT[part]}",
+    ),
+    (
+        f"merge_preds.{_stack}.([0-4]).conv.{_unit}",
+        lambda stack, scale, part: f"merges.{stack}.maps.{scale}.{_UNIT[part]}",
     ),
 ]
+_NAME = re.compile(rf"posenet\.(.+)\.({'|'.join(_LEAVES)})")
+_PATTERNS = [(re.compile(pattern.replace(".", r"\.")), ours) for pattern, ours in _MODULES]
 
 
 def targets(names: Iterable[str]) -> dict[str, str]:
-    """Published name → ppose's name, for the names that have a place in the network."""
+    """Published name → ppose's name, for the names that have a place in an IMHN of any size.
+
+    All parameters of the published network have one; counts of batches do not.
+    """
     found = {name: _target(name) for name in names}
-    return {name: target for name, target in found.items() if target}
+    return {name: target for name, target in found.items() if target is not None}
 
 
 def _target(name: str) -> str | None:
-    module, _, leaf = name.removeprefix(_PREFIX).rpartition(".")
-    if not name.startswith(_PREFIX) or leaf == "num_batches_tracked":
+    if not (parts := _NAME.fullmatch(name)):
         return None
     for pattern, ours in _PATTERNS:
-        if match := re.fullmatch(pattern, module):
-            return f"{ours(match)}.{_NORM_LEAVES.get(leaf, leaf)}"
+        if match := pattern.fullmatch(parts[1]):
+            return f"{ours(*match.groups())}.{_LEAVES[parts[2]]}"
     return None
-
-
-def _unit(part: str) -> str:
-    return "norm" if part == "bn" else part
-
-
-def _residual(rest: str) -> str:
-    block, _, place = rest.partition(".")
-    return (_BLOCK if block == "convBlock" else _SKIP)[place]
-
-
-def _hourglass(level: str, place: int, rest: str) -> str:
-    part = _HOURGLASS[place]
-    inner = _unit(rest) if part == "smooths" else _residual(rest)
-    return f"bottom.{inner}" if part == "bottom" else f"{part}.{level}.{inner}"
