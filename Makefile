@@ -1,4 +1,4 @@
-# make quickstart | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
+# make quickstart | quickstart-bottomup | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
 PYTHON ?= python3
 GPU ?= $(shell cat .venv/gpu 2>/dev/null)
 PADDLE_GPU = paddlepaddle-gpu==3.3.1 -i https://www.paddlepaddle.org.cn/packages/stable/$(GPU)/
@@ -6,12 +6,16 @@ JOBS ?= 2
 BIN := .venv/bin
 DATA := dataset/synthetic_easy
 RUN := output/quickstart
+GROUPS := dataset/synthetic_group
+GROUPS_RUN := output/imhn_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test check clean
+.PHONY: help install quickstart quickstart-bottomup test check clean
 
 help:
 	@echo "make quickstart   train, evaluate and draw on synthetic people, in minutes on a CPU"
+	@echo "make quickstart-bottomup"
+	@echo "                  the same without boxes: several people in a picture, found at once"
 	@echo "make test         run every test"
 	@echo "make check        lint, formatting, types"
 	@echo "make install      only make .venv; GPU=cu126 takes Paddle's GPU build for CUDA 12.6"
@@ -52,6 +56,21 @@ quickstart: install
 	@echo "scores    $(RUN)/scores.json"
 	@echo "pictures  $(RUN)/infer"
 	@echo "curves    $(BIN)/visualdl --logdir $(RUN)/vdl"
+
+quickstart-bottomup: install
+	rm -rf $(GROUPS_RUN)
+	$(BIN)/python tools/make_synthetic.py --output $(GROUPS) --difficulty group --train 2400
+	$(BIN)/python tools/train.py -c configs/imhn_quickstart.yml
+	$(BIN)/python tools/eval.py -c configs/imhn_quickstart.yml \
+		-o weights=$(GROUPS_RUN)/best.safetensors --json $(GROUPS_RUN)/scores.json
+	$(BIN)/python tools/infer.py -c configs/imhn_quickstart.yml \
+		-o weights=$(GROUPS_RUN)/best.safetensors --infer_img=dataset/test_image
+	@echo
+	@echo "data      $(GROUPS)"
+	@echo "weights   $(GROUPS_RUN)/best.safetensors"
+	@echo "scores    $(GROUPS_RUN)/scores.json"
+	@echo "pictures  $(GROUPS_RUN)/infer"
+	@echo "curves    $(BIN)/visualdl --logdir $(GROUPS_RUN)/vdl"
 
 test: install
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -43,6 +43,36 @@ def small_run(people, tmp_path):
 
 
 @pytest.fixture
+def small_bottomup(people, tmp_path):
+    """Overrides that make `configs/imhn_quickstart.yml` a run of seconds; writes below tmp_path."""
+    return [
+        f"train_dataset.image_dir={people}/train",
+        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
+        f"val_dataset.image_dir={people}/val",
+        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        f"output_dir={tmp_path}/run",
+        "model={width: 16, increase: 0}",
+        "input_size=[64, 64]",
+        "crop.size=64",
+        "weights=null",
+        "pretrain_weights=null",
+        "schedule={type: Constant}",
+        "optimizer.lr=2e-3",
+        "batch_size=4",
+        "epochs=2",
+        "workers=0",
+        "eval_every=2",
+        "log_every=1",
+    ]
+
+
+@pytest.fixture
+def imhn_quickstart():
+    """Path of the bottom-up quick start's config."""
+    return ROOT / "configs" / "imhn_quickstart.yml"
+
+
+@pytest.fixture
 def quickstart():
     """Path of the quick start's config."""
     return ROOT / "configs" / "quickstart.yml"

@@ -173,7 +173,7 @@ def test_errors_are_one_line_without_a_trace(arguments, message, people):
     assert "error: " in out
 
 
-@pytest.mark.parametrize("name", ["train", "eval", "infer", "config", "make_synthetic"])
+@pytest.mark.parametrize("name", ["train", "eval", "infer", "config", "make_synthetic", "average"])
 def test_help_has_examples(name):
     out = tool(name, "--help")
     assert "examples:" in out

@@ -79,8 +79,8 @@ def _torch() -> ModuleType:
     except ImportError:
         raise PposeError(
             "reading a PyTorch checkpoint needs PyTorch, which is not installed: "
-            'pip install "ppose[convert]" (its CPU build is enough). A .safetensors file is read '
-            "without it"
+            "pip install -r requirements-convert.txt (its CPU build is enough). A .safetensors "
+            "file is read without it"
         ) from None
     return torch
 

@@ -34,7 +34,9 @@ def largest_difference(made: Conversion, arrays: Mapping[str, np.ndarray]) -> fl
     try:
         import torch
     except ImportError:
-        raise PposeError('--verify needs PyTorch: pip install "ppose[convert]"') from None
+        raise PposeError(
+            "--verify needs PyTorch: pip install -r requirements-convert.txt"
+        ) from None
     side = 2 * made.variant.network.size_multiple
     # Not square, so that height and width cannot be taken for one another.
     images = np.random.default_rng(0).normal(size=(1, 3, side, side * 3 // 2)).astype(np.float32)

@@ -34,11 +34,17 @@ class IMHN(Network):
     Features and maps of each scale go on to the same scale of the next hourglass. Only those of
     the finest scale reach the result: in eval mode the others are not computed.
 
+    As published, weights of convolutions start at N(0, 0.001²) and of linear layers at
+    N(0, 0.01²), biases at 0, batch norms at 1 and 0.
+
     Args:
         parts: what the maps show.
         stacks: hourglasses.
         width: channels of the finest scale, a multiple of 16.
         increase: further channels of each coarser scale, even.
+
+    Raises:
+        ValueError: an argument that is not so.
     """
 
     stride = 4

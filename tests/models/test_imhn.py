@@ -1,5 +1,7 @@
 """IMHN computes what the published network does, and in eval mode no more than it needs."""
 
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,7 @@ GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "simplepose_imhn.npz")
 @pytest.fixture(scope="module")
 def published():
     """The network with 4 stacks and weights by the published names."""
-    shapes = dict(
-        zip(GOLDEN["names"].tolist(), map(eval_shape, GOLDEN["shapes"].tolist()), strict=True)
-    )
+    shapes = dict(zip(GOLDEN["names"].tolist(), map(json.loads, GOLDEN["shapes"]), strict=True))
     network = IMHN(SIMPLEPOSE)
     own = network.state_dict()
     arrays = {}
@@ -34,10 +34,6 @@ def published():
         own[name].set_value(np.ascontiguousarray(array))
     network.eval()
     return network
-
-
-def eval_shape(text):
-    return tuple(int(side) for side in text.strip("[]()").split(",") if side.strip())
 
 
 def everything(network, images):
@@ -100,21 +96,51 @@ def test_every_parameter_gets_a_gradient_in_training(small):
     small.train()
     outputs = small(paddle.randn([2, 3, 64, 64]))
     sum((maps * paddle.randn(maps.shape)).sum() for stack in outputs for maps in stack).backward()
-    without = [name for name, p in small.named_parameters() if not p.stop_gradient and (
-        p.grad is None or not paddle.any(p.grad != 0))]  # fmt: skip
-    assert without == []
+    parameters = [(n, p) for n, p in small.named_parameters() if not p.stop_gradient]
+    assert [n for n, p in parameters if p.grad is None or not p.grad.numpy().any()] == []
 
 
 def test_evaluation_leaves_out_what_only_supervision_needs(small):
-    used = set()
+    called = []
     for name, layer in small.named_sublayers():
-        layer.register_forward_post_hook(lambda *_, name=name: used.add(name))
+        layer.register_forward_post_hook(lambda *_, name=name: called.append(name))
+    images = paddle.randn([1, 3, 64, 64])
+    everything(small, images)
+    in_training, called[:] = set(called), []
     small.eval()
-    small(paddle.randn([1, 3, 64, 64]))
-    coarse = {name for name, _ in small.named_sublayers() if ".features.1" in name}
+    small(images)
+    assert len(called) == len(set(called))
+    coarse = {name for name in in_training if re.search(r"\.(features|heads|maps)\.[1-4]", name)}
     assert coarse
-    assert not coarse & used
-    assert "stacks.0.features.0" in used
+    assert set(called) == in_training - coarse
+
+
+def test_weights_start_as_published():
+    paddle.seed(0)
+    network = IMHN(SIMPLEPOSE, stacks=1, width=64, increase=16)
+    for name, parameter in network.named_parameters():
+        values = parameter.numpy()
+        if name.endswith("bias"):
+            assert not values.any(), name
+        elif values.ndim > 1:
+            std = 0.001 if values.ndim == 4 else 0.01
+            assert abs(values.std() / std - 1) < 5 / np.sqrt(2 * values.size), name
+
+
+def test_names_that_only_look_published_have_no_place():
+    known = "posenet.hourglass.0.hg.3.4.convBlock.0.weight"
+    others = [
+        known.removeprefix("posenet."),
+        known.replace("hg.3", "hg.2"),
+        known.replace("hg.3.4", "hg.3.5"),
+        known.replace("Block.0", "Block.2"),
+        known.replace("hourglass.0", "hourglass.00"),
+        known.replace("weight", "num_batches_tracked"),
+        known.replace("weight", "scale"),
+        "posenet.features.0.before_regress.5.0.conv.weight",
+    ]
+    place = "stacks.0.hourglass.bottom.conv1.conv.weight"
+    assert targets([*others, known]) == {known: place}
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
