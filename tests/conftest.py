@@ -19,15 +19,22 @@ def people(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def small_run(people, tmp_path):
-    """Overrides that make `configs/quickstart.yml` a run of seconds; writes below tmp_path."""
-    backbone = "{type: HRNet, width: 4, modules: [1, 1, 1], blocks: 1, stem_width: 8, "
+def data_of(people):
+    """Overrides that make any config use the small data set."""
     return [
         f"train_dataset.image_dir={people}/train",
         f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
         f"val_dataset.image_dir={people}/val",
         f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+    ]
+
+
+@pytest.fixture
+def small_run(people, tmp_path):
+    """Overrides that make `configs/quickstart.yml` a run of seconds; writes below tmp_path."""
+    backbone = "{type: HRNet, width: 4, modules: [1, 1, 1], blocks: 1, stem_width: 8, "
+    return [
+        *data_of(people),
         f"output_dir={tmp_path}/run",
         "model.backbone=" + backbone + "stage1_width: 4, stage1_blocks: 1}",
         "input_size=[64, 64]",
@@ -46,10 +53,7 @@ def small_run(people, tmp_path):
 def small_bottomup(people, tmp_path):
     """Overrides that make `configs/imhn_quickstart.yml` a run of seconds; writes below tmp_path."""
     return [
-        f"train_dataset.image_dir={people}/train",
-        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
-        f"val_dataset.image_dir={people}/val",
-        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        *data_of(people),
         f"output_dir={tmp_path}/run",
         "model={width: 16, increase: 0}",
         "input_size=[64, 64]",

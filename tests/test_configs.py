@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from conftest import ROOT
+from conftest import ROOT, data_of
 
 from ppose.config import dump_config, load_config
 from ppose.data.loader import TrainingSet
@@ -21,10 +21,7 @@ def on(people):
         return Experiment.from_file(
             path,
             [
-                f"train_dataset.image_dir={people}/train",
-                f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
-                f"val_dataset.image_dir={people}/val",
-                f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+                *data_of(people),
                 "input_size=[64, 64]",
             ],
         )

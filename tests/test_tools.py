@@ -7,7 +7,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, VAL
+from conftest import ROOT, VAL, data_of
 
 from ppose.weightfile import read_arrays
 
@@ -27,10 +27,7 @@ def trained(people, tmp_path_factory):
     """Overrides of a run that was trained for one epoch by the command line."""
     folder = tmp_path_factory.mktemp("trained")
     overrides = [
-        f"train_dataset.image_dir={people}/train",
-        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
-        f"val_dataset.image_dir={people}/val",
-        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        *data_of(people),
         f"output_dir={folder}",
         "model.backbone={type: HRNet, width: 4, modules: [1, 1, 1], blocks: 1, stem_width: 8, "
         "stage1_width: 4, stage1_blocks: 1}",

@@ -6,7 +6,7 @@ import re
 import cv2
 import numpy as np
 import pytest
-from conftest import ROOT, VAL
+from conftest import ROOT, VAL, data_of
 from test_tools import tool
 
 from ppose.weightfile import read_arrays
@@ -19,10 +19,7 @@ def trained(people, tmp_path_factory):
     """Folder and overrides of a run that was trained for one epoch by the command line."""
     folder = tmp_path_factory.mktemp("trained")
     overrides = [
-        f"train_dataset.image_dir={people}/train",
-        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
-        f"val_dataset.image_dir={people}/val",
-        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        *data_of(people),
         f"output_dir={folder}",
         "model={width: 16, increase: 0}",
         "input_size=[64, 64]",
@@ -109,10 +106,7 @@ def test_infer_with_the_weights_that_ship(tmp_path):
 def test_errors_are_one_line_without_a_trace(arguments, message, people, tmp_path):
     name, *rest = arguments
     data = [
-        f"train_dataset.image_dir={people}/train",
-        f"train_dataset.anno_path={people}/annotations/person_keypoints_train.json",
-        f"val_dataset.image_dir={people}/val",
-        f"val_dataset.anno_path={people}/annotations/person_keypoints_val.json",
+        *data_of(people),
         f"output_dir={tmp_path}",
         "pretrain_weights=null",
     ]

@@ -110,7 +110,7 @@ class BodyParts(Codec):
             share of the skeleton's joints that were found.
 
         Raises:
-            ValueError: another number of maps, or maps with NaN or infinity.
+            ValueError: another number of maps, or maps with NaN or infinity (`MapsError`).
         """
         if len(maps) != self.channels:
             raise ValueError(f"expected {self.channels} maps of {self.parts}, found {len(maps)}")

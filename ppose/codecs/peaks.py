@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ppose.errors import PposeError
+
 # Neighbours as (dy, dx): those before a cell in reading order, and those behind it.
 _BEFORE = ((-1, -1), (-1, 0), (-1, 1), (0, -1))
 _BEHIND = ((0, 1), (1, -1), (1, 0), (1, 1))
@@ -55,11 +57,16 @@ def find_peaks(maps: np.ndarray, threshold: float = 0.1, max_peaks: int = 256) -
     return Peaks(joint, xy, np.clip(score, 0, 1).astype(np.float32))
 
 
+class MapsError(PposeError, ValueError):
+    """Maps in which no people can be looked for; the message says which and why."""
+
+
 def finite(maps: np.ndarray, kind: str) -> np.ndarray:
     """The maps (C, h, w) as contiguous float32, copied only if they are not.
 
     Raises:
-        ValueError: maps that have not three axes, or the first map with NaN or infinity.
+        ValueError: maps that have not three axes.
+        MapsError: NaN or infinity, with the first such map.
     """
     if maps.ndim != 3:
         raise ValueError(f"expected {kind} maps of shape (C, h, w), found {maps.shape}")
@@ -71,7 +78,7 @@ def finite(maps: np.ndarray, kind: str) -> np.ndarray:
         bad = np.argwhere(~np.isfinite(maps[channel]))
         if len(bad):
             y, x = bad[0]
-            raise ValueError(
+            raise MapsError(
                 f"{kind} map {channel} is {maps[channel, y, x]} at x={x}, y={y} "
                 f"({len(bad)} such cells): expected finite values; a network that diverged in "
                 "training or an overflow in float16 gives such maps"
