@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -12,6 +13,7 @@ import numpy as np
 import paddle
 
 from ppose.download import fetch
+from ppose.models.network import Network
 from ppose.weightfile import WeightsError, from_bfloat16, read_arrays
 
 # How a training state names its kinds of tensors.
@@ -82,7 +84,7 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
 
     Every tensor below `backbone.` must be in the file, with or without that prefix, in the same
     shape. A tensor outside the backbone stays fresh if the file lacks it or has another shape.
-    A network without a backbone takes all tensors, as `load_weights`.
+    In a network without a backbone the tensors that `Network.heads` names may stay fresh.
 
     Args:
         network: as for `load_weights`.
@@ -92,15 +94,15 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
         WeightsError: unreadable, a backbone that does not fit, or not finite; nothing was set.
         FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
     """
-    if not _has_backbone(network):
-        return load_weights(network, source)
-    targets, backbone = network.state_dict(), _backbone_of(network)
+    targets, backbone = network.state_dict(), _trunk_of(network)
     arrays = _with_prefix(weights_in(source), backbone)
     # A name under a module that our backbone has too belongs to a larger backbone, not to a head.
     modules = {_module(name) for name in backbone}
     unexpected = [n for n in arrays if n not in targets and _module(n) in modules]
     below = {n: a for n, a in arrays.items() if n in backbone}
-    advice = "The backbone must be the one of the file: compare its settings in both configs."
+    advice = (
+        "All but the head must be as in the file: compare the network's settings in both configs."
+    )
     _check_fit(network, source, backbone, below, unexpected, advice)
 
     fresh = {}
@@ -143,8 +145,12 @@ def weights_in(source: str | Path) -> dict[str, np.ndarray]:
     return {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
 
 
-def _has_backbone(network: paddle.nn.Layer) -> bool:
-    return any(name.startswith(_BACKBONE) for name in network.state_dict())
+def _trunk_of(network: paddle.nn.Layer) -> dict[str, paddle.Tensor]:
+    """The tensors that a training cannot start without: the backbone, or all but the heads."""
+    state = network.state_dict()
+    if isinstance(network, Network) and not any(name.startswith(_BACKBONE) for name in state):
+        return {k: v for k, v in state.items() if not re.match(network.heads, k)}
+    return _backbone_of(network)
 
 
 def _backbone_of(network: paddle.nn.Layer) -> dict[str, paddle.Tensor]:

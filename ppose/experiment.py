@@ -12,7 +12,7 @@ from ppose.config import dump_config, load_config
 from ppose.data.coco import CocoDataset
 from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
-from ppose.data.scenes import CocoScenes as CocoScenes  # a data set that configs may name
+from ppose.data.scenes import CocoScenes
 from ppose.data.transforms import Normalize, Transform
 from ppose.engine.average import SWA
 from ppose.engine.optim import Optimizer, Schedule
@@ -120,8 +120,20 @@ class Experiment:
         return made
 
     def check_fit(self) -> None:
-        """ConfigError if input, codec and network do not fit together."""
+        """ConfigError if the parts do not fit together."""
         model, codec, crop = self.model, self.codec, self.crop
+        kinds = {True: "top-down", False: "bottom-up"}
+        for key, part in (("crop", crop), ("loss", self.loss)):
+            if part.uses_boxes != codec.uses_boxes:
+                raise ConfigError(
+                    f"{key}: {type(part).__name__} is {kinds[part.uses_boxes]}, but the codec "
+                    f"{type(codec).__name__} is {kinds[codec.uses_boxes]}"
+                )
+        if codec.skeleton.joint_names != self.skeleton.joint_names:
+            raise ConfigError(
+                f"codec: its joints are those of '{codec.skeleton.name}', but the skeleton is "
+                f"'{self.skeleton.name}'"
+            )
         if codec.stride != model.stride:
             raise ConfigError(
                 f"codec.stride: the network's maps have stride {model.stride}, found {codec.stride}"
@@ -139,10 +151,29 @@ class Experiment:
             raise ConfigError(
                 f"input_size: expected multiples of {model.size_multiple}, found {codec.size_wh}"
             )
+        if self.flip_test:
+            try:
+                codec.check_flip()
+            except ValueError as error:
+                raise ConfigError(f"flip_test: {error}") from None
+        if not crop.uses_boxes and self.config["val_dataset"].get("bbox_file"):
+            raise ConfigError(
+                "val_dataset.bbox_file: a bottom-up network finds people by itself; leave it away"
+            )
+        if self.swa and self.swa.start_epoch + self.swa.every > self.epochs:
+            raise ConfigError(
+                f"swa: the first weights would be taken behind epoch "
+                f"{self.swa.start_epoch + self.swa.every}, but there are {self.epochs} epochs"
+            )
 
     def training_set(self) -> TrainingSet:
         """Augmented samples with their targets."""
         self.check_fit()
+        if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoScenes):
+            raise ConfigError(
+                "train_dataset.type: bottom-up training needs everybody in the picture: "
+                f"CocoScenes, found {type(self.train_dataset).__name__}"
+            )
         return TrainingSet(self.train_dataset, self.train_transforms, self.codec, self.seed)
 
     def estimator(self) -> PoseEstimator:

@@ -20,7 +20,13 @@ _KNOWN = 0.5
 
 
 class Loss:
-    """Base class of what `loss:` in a config may name."""
+    """Base class of what `loss:` in a config may name.
+
+    Attributes:
+        uses_boxes: of the codec whose targets it takes, see `Codec`.
+    """
+
+    uses_boxes = True
 
     def __call__(self, outputs: Any, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         """Named scalars from what the network gives: a tensor, or lists of tensors."""
@@ -96,6 +102,8 @@ class BodyPartsLoss(Loss):
             with a sum of 0.
         ConfigError: called with maps whose number or shape does not fit.
     """
+
+    uses_boxes = False
 
     def __init__(
         self,

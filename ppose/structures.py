@@ -54,7 +54,8 @@ class Poses:
         keypoints: (P, K, 3) float32 x, y in pixels of the image and the joint's score in 0..1.
             Every joint is there; thresholds belong to drawing.
         scores: (P,) float32 score of each person in 0..1.
-        boxes_xywh: (P, 4) float32 box that each person was looked for in.
+        boxes_xywh: (P, 4) float32 box that each person was looked for in, or around its joints if
+            no boxes were used.
         box_source: where the boxes came from, e.g. "ground truth" or a detector's file; an AP
             is comparable only with one from the same boxes.
         skeleton: names and order of the joints.

@@ -92,6 +92,22 @@ def test_infer_with_the_weights_that_ship(tmp_path):
             "leave the boxes away",
         ),
         (["train", "-o", "codec.parts=simple"], "codec.parts: no parts are named 'simple'"),
+        (["train", "-o", "train_dataset={type: CocoDataset, skeleton: coco17}"], "CocoScenes"),
+        (["train", "-o", "loss={type: HeatmapMSE}"], "loss: HeatmapMSE is top-down"),
+        (
+            ["train", "-o", "crop={type: BoxCrop, size_wh: [256, 192]}", "train_transforms=[]"],
+            "crop: BoxCrop is top-down",
+        ),
+        (["train", "-o", "val_dataset.bbox_file=x.json"], "a bottom-up network finds people by"),
+        (["train", "-o", "swa={type: SWA, start_epoch: 9}"], "swa: the first weights would be"),
+        (
+            ["train", "-o", "skeleton={name: two, joints: [{name: a, sigma: 1}], limbs: []}"],
+            "codec: its joints are those of 'coco17', but the skeleton is 'two'",
+        ),
+        (
+            ["train", "-o", "codec.parts={skeleton: coco17, limbs: [[left_hip, left_knee]]}"],
+            "flip_test: ",
+        ),
         (["train", "-o", "model.stacks=0"], "model: stacks has to be at least 1"),
         (["train", "-o", "input_size=[200, 200]"], "input_size: expected multiples of 64"),
         (["train", "-o", "codec.stride=8"], "codec.stride: the network's maps have stride 4"),

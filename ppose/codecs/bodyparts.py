@@ -34,6 +34,8 @@ class BodyParts(Codec):
         grouping: how people are found in the maps; None for the published defaults.
     """
 
+    uses_boxes = False
+
     def __init__(
         self,
         parts: Parts,
@@ -131,6 +133,10 @@ class BodyParts(Codec):
     def people(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """`decode` of each input."""
         return [self.decode(of_one) for of_one in maps]
+
+    def check_flip(self) -> None:
+        """ValueError if a limb or a derived joint has no mirror image."""
+        _ = self.parts.mirror_channels
 
     def unflip(self, maps: np.ndarray) -> np.ndarray:
         """(N, channels, h, w) maps of a mirrored input, as maps of the input itself."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from ppose.skeleton import Skeleton
 from ppose.structures import Sample
 
 
-class Codec:
+class Codec(ABC):
     """Base class of what `codec:` in a config may name: people ↔ maps.
 
     Attributes:
@@ -18,12 +18,14 @@ class Codec:
         size_wh: width and height of the network's input in training, in pixels.
         stride: input pixels for each cell of the maps.
         channels: number of maps.
+        uses_boxes: whether an input shows one person in a box (top-down) or everybody.
     """
 
     skeleton: Skeleton
     size_wh: tuple[int, int]
     stride: int
     channels: int
+    uses_boxes: bool
 
     @abstractmethod
     def targets(self, sample: Sample) -> dict[str, np.ndarray]:
@@ -41,3 +43,6 @@ class Codec:
     @abstractmethod
     def unflip(self, maps: np.ndarray) -> np.ndarray:
         """(N, channels, h, w) maps of a mirrored input, as maps of the input itself."""
+
+    def check_flip(self) -> None:  # noqa: B027  most maps have one
+        """ValueError if the maps have no mirror image."""

@@ -41,6 +41,8 @@ class Heatmap(Codec):
             for most of the classic alignment's lack of symmetry.
     """
 
+    uses_boxes = True
+
     def __init__(
         self,
         skeleton: Skeleton,

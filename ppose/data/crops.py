@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from ppose import geometry
-from ppose.data.transforms import Transform, positive, warp
+from ppose.data.transforms import Transform, positive, warp, within
 from ppose.registry import register
 from ppose.structures import Sample
 
 
 @dataclass(frozen=True)
 class View:
-    """One input of the network: (3, 3) matrix from the picture to it, and its size."""
+    """One input of the network.
+
+    Attributes:
+        matrix: (3, 3) from the picture to the input.
+        size_wh: of the input.
+        content_wh: the part of it, from the corner, in which people are looked for; the rest is
+            padding.
+        border: grey level outside the picture.
+    """
 
     matrix: np.ndarray
     size_wh: tuple[int, int]
+    content_wh: tuple[int, int]
+    border: int = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """(h, w, 3) pixels of the input."""
-        return warp(image, self.matrix, self.size_wh)
+        return warp(image, self.matrix, self.size_wh, self.border)
 
 
-class Crop:
+class Crop(ABC):
     """Base class of what `crop:` in a config may name: the inputs that a picture becomes.
 
     Attributes:
@@ -79,7 +89,7 @@ class BoxCrop(Transform, Crop):
         """One view of each box."""
         if boxes_xywh is None:
             raise ValueError("a crop of boxes needs boxes_xywh")
-        return [(View(self.matrix(box), self.size_wh),) for box in boxes_xywh]
+        return [(View(self.matrix(box), self.size_wh, self.size_wh),) for box in boxes_xywh]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         return replace(
@@ -92,13 +102,14 @@ class BoxCrop(Transform, Crop):
 
 @register
 class PictureCrop(Crop):
-    """Bottom-up crop at test time: the whole picture, black to the right and below.
+    """Bottom-up crop at test time: the whole picture, padded to the right and below.
 
     Args:
         size: length in pixels to which `side` of the picture is brought.
         side: "short" as HigherHRNet and MMPose, "height" as SimplePose, "long" to bound both.
-        scales: factors of `size`; the maps of all of them are averaged.
+        scales: factors of `size`; the maps of all of them are averaged on the finest grid.
         max_side: no side becomes longer, which bounds memory for panoramas.
+        border: grey level of the padding in 0..255; that of `Warp` in training.
     """
 
     uses_boxes = False
@@ -109,6 +120,7 @@ class PictureCrop(Crop):
         side: Literal["short", "height", "long"] = "short",
         scales: tuple[float, ...] = (1.0,),
         max_side: int = 2048,
+        border: int = 0,
     ):
         if size < 1 or max_side < size:
             raise ValueError(f"expected 1 <= size <= max_side, found {size} and {max_side}")
@@ -116,8 +128,9 @@ class PictureCrop(Crop):
             raise ValueError("scales: expected at least one factor")
         self.size = size
         self.side = side
-        self.scales = tuple(positive("scales", scale) for scale in scales)
+        self.scales = tuple(sorted((positive("scales", s) for s in scales), reverse=True))
         self.max_side = max_side
+        self.border = int(within("border", border, 0, 255))
 
     def views(
         self, size_wh: tuple[int, int], boxes_xywh: np.ndarray | None, multiple: int
@@ -128,9 +141,9 @@ class PictureCrop(Crop):
     def _view(self, size_wh: tuple[int, int], scale: float, multiple: int) -> View:
         measured = {"short": min(size_wh), "height": size_wh[1], "long": max(size_wh)}[self.side]
         factor = min(scale * self.size / measured, self.max_side / max(size_wh))
-        sides = np.maximum(np.round(np.array(size_wh) * factor), 1)
-        padded = (np.ceil(sides / multiple) * multiple).astype(int)
-        return View(geometry.resizing(factor), (int(padded[0]), int(padded[1])))
+        width, height = (max(round(side * factor), 1) for side in size_wh)
+        padded = -(-width // multiple) * multiple, -(-height // multiple) * multiple
+        return View(geometry.resizing(factor), padded, (width, height), self.border)
 
 
 @register

@@ -85,8 +85,17 @@ class CocoScenes(CocoDataset):
         counts = f"samples: {len(self)} of {pictures} pictures with {people} people in all"
         return "\n  ".join([counts, *str(self.problems).splitlines()])
 
+    def _nothing_left(self, bbox_file: str | None, min_score: float) -> str:
+        if self._usable and not self._per_picture:
+            return (
+                f"train_dataset: none of {self._usable} labelled people is a centre: expected "
+                f"min_joints {self._min_joints} and min_area {self._min_area:g}, or per_picture"
+            )
+        return super()._nothing_left(bbox_file, min_score)
+
     def _take_annotated_people(self) -> None:
         super()._take_annotated_people()
+        self._usable = len(self)
         rows = self._first_of_pictures() if self._per_picture else self._centres()
         self.image_index = self.image_index[rows]
         self.boxes_xywh = self.boxes_xywh[rows]

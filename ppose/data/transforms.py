@@ -90,13 +90,13 @@ class HalfBody(Transform):
 
 @register
 class RandomScale(Geometry):
-    """Scales the box by a factor 1 ± `spread`.
+    """Scales the person.
 
     Args:
         spread: largest change.
         p: probability.
-        uniform: draw evenly; else from a normal distribution with this deviation, cut at it
-            (HRNet's recipe).
+        uniform: scales the picture by an even factor 1 ± `spread` (SimplePose's recipe); else
+            the box by a normal one with this deviation, cut at it (HRNet's recipe).
     """
 
     def __init__(self, spread: float, p: float = 1.0, uniform: bool = False):
@@ -107,8 +107,9 @@ class RandomScale(Geometry):
         self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
-        drawn = rng.uniform(-1, 1) if self.uniform else np.clip(rng.standard_normal(), -1, 1)
-        return geometry.scaling(1 / (1 + self.spread * drawn))
+        if self.uniform:
+            return geometry.scaling(1 + self.spread * rng.uniform(-1, 1))
+        return geometry.scaling(1 / (1 + self.spread * np.clip(rng.standard_normal(), -1, 1)))
 
 
 @register
@@ -124,7 +125,7 @@ class RandomRotate(Geometry):
 
     def __init__(self, degrees: float, p: float = 0.6, uniform: bool = False):
         super().__init__(p)
-        self.degrees = _within("degrees", degrees, 0, 180)
+        self.degrees = within("degrees", degrees, 0, 180)
         self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
@@ -138,7 +139,7 @@ class RandomShift(Geometry):
 
     def __init__(self, fraction: float, p: float = 1.0):
         super().__init__(p)
-        self.fraction = _within("fraction", fraction, 0, 1)
+        self.fraction = within("fraction", fraction, 0, 1)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         shift = rng.uniform(-self.fraction, self.fraction, 2) * sample.size_wh
@@ -165,11 +166,17 @@ class RandomFlip(Geometry):
 
 @register
 class Warp(Transform):
-    """Resamples the picture (bilinear, black border) and moves the keypoints by the matrix.
+    """Resamples the picture (bilinear) and moves the keypoints by the matrix.
 
     Outlines become masks. Unknown are people whose joints nobody labelled, and crowds where
     they show no single person (SimplePose).
+
+    Args:
+        border: grey level in 0..255 outside the picture; that of the crop at test time.
     """
+
+    def __init__(self, border: int = 0):
+        self.border = int(within("border", border, 0, 255))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
@@ -179,7 +186,7 @@ class Warp(Transform):
         people, known = _masks(sample)
         return replace(
             sample,
-            image=warp(sample.image, sample.matrix, sample.size_wh),
+            image=warp(sample.image, sample.matrix, sample.size_wh, self.border),
             keypoints=keypoints,
             people_mask=people,
             known_mask=known,
@@ -205,9 +212,13 @@ def _masks(sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:
     return people, known
 
 
-def warp(image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) picture through a (3, 3) matrix into size_wh; bilinear, black outside."""
-    return cv2.warpAffine(image, matrix[:2], tuple(size_wh), flags=cv2.INTER_LINEAR)
+def warp(
+    image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int], border: int = 0
+) -> np.ndarray:
+    """(H, W, 3) picture through a (3, 3) matrix into size_wh; bilinear, grey `border` outside."""
+    return cv2.warpAffine(
+        image, matrix[:2], tuple(size_wh), flags=cv2.INTER_LINEAR, borderValue=(border,) * 3
+    )
 
 
 @register
@@ -232,12 +243,12 @@ class ColorJitter(Transform):
     ):
         self.spread = np.array(
             [
-                _within("brightness", brightness, 0, 1),
-                _within("contrast", contrast, 0, 1),
-                _within("saturation", saturation, 0, 1),
+                within("brightness", brightness, 0, 1),
+                within("contrast", contrast, 0, 1),
+                within("saturation", saturation, 0, 1),
             ]
         )
-        self.hue = _within("hue", hue, 0, 180)
+        self.hue = within("hue", hue, 0, 180)
         self.p = _probability(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -285,7 +296,7 @@ class InformationDropping(Transform):
         self.p = _probability(p)
         self.patches = patches
         self.radius = radius
-        self.offset = _within("offset", offset, 0, 1)
+        self.offset = within("offset", offset, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         joints = sample.keypoints[sample.keypoints[..., 2] > 0][:, :2]
@@ -348,7 +359,8 @@ def _probability(p: float) -> float:
     return p
 
 
-def _within(name: str, value: float, low: float, high: float) -> float:
+def within(name: str, value: float, low: float, high: float) -> float:
+    """`value`; ValueError if it is not in low..high."""
     if not low <= value <= high:
         raise ValueError(f"{name} has to be in {low}..{high}, found {value}")
     return value

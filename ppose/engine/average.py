@@ -17,7 +17,7 @@ from ppose.data.loader import EpochSampler, training_loader
 from ppose.errors import PposeError
 from ppose.files import check_writable
 from ppose.registry import register
-from ppose.weightfile import WeightsError, save_arrays
+from ppose.weightfile import WeightsError, from_bfloat16, save_arrays
 
 if TYPE_CHECKING:
     from ppose.experiment import Experiment
@@ -50,11 +50,11 @@ class WeightAverage:
 
 @register
 class SWA:
-    """Stochastic weight averaging (Izmailov et al., 2018), as SimplePose trains at the end.
+    """Stochastic weight averaging (Izmailov et al., 2018), with which SimplePose ends its training.
 
     From `start_epoch` on, the weights behind every `every`-th epoch enter a mean. Behind the last
     epoch the mean gets batch-norm statistics of its own, is evaluated, and saved as
-    `swa.safetensors`.
+    `swa.safetensors`. (SimplePose freezes batch norm from then on instead.)
 
     Args:
         start_epoch: epochs that are trained before, at least 0.
@@ -77,6 +77,8 @@ class SWA:
             raise ValueError(f"every and norm_batches start at 1, found {every}, {norm_batches}")
         if lr is not None and not lr[0] >= lr[1] > 0:
             raise ValueError(f"lr is the highest and the lowest rate above 0, found {lr}")
+        if lr is not None and every == 1 and lr[0] != lr[1]:
+            raise ValueError(f"lr cannot fall from {lr[0]} to {lr[1]} within a cycle of one epoch")
         self.start_epoch = start_epoch
         self.every = every
         self.lr = lr
@@ -112,11 +114,18 @@ def average_files(sources: Sequence[str | Path]) -> dict[str, np.ndarray]:
         arrays = weights_in(source)
         if average.mean:
             _check_same(average.mean, arrays, sources[0], source)
-        for name, array in arrays.items():
-            if not np.isfinite(array).all():
-                raise WeightsError(f"{source}: '{name}' holds NaN or infinity")
-        average.add(arrays)
+        average.add({name: _numbers(source, name, array) for name, array in arrays.items()})
     return average.mean
+
+
+def _numbers(source: str | Path, name: str, array: np.ndarray) -> np.ndarray:
+    if array.dtype == np.uint16:  # how bfloat16 is read
+        array = from_bfloat16(array)
+    if array.dtype.kind != "f" or not np.isfinite(array).all():
+        raise WeightsError(
+            f"{source}: '{name}' ({array.dtype}) holds NaN or infinity, or no floating point"
+        )
+    return array
 
 
 def write_average(
@@ -190,15 +199,17 @@ def renew_norms(network: paddle.nn.Layer, images: Iterable[paddle.Tensor], batch
     was_training = network.training
     network.train()
     taken = 0
-    with paddle.no_grad():
-        for image in islice(images, batches):
-            for layer in norms:
-                # The share that the old value keeps: 0 at first, so that nothing of it is left.
-                layer._momentum = taken / (taken + 1)
-            network(image)
-            taken += 1
-    for layer, momentum in zip(norms, momenta, strict=True):
-        layer._momentum = momentum
-    if not was_training:
-        network.eval()
+    try:
+        with paddle.no_grad():
+            for image in islice(images, batches):
+                for layer in norms:
+                    # The share that the old value keeps: 0 at first, so that nothing is left of it.
+                    layer._momentum = taken / (taken + 1)
+                network(image)
+                taken += 1
+    finally:
+        for layer, momentum in zip(norms, momenta, strict=True):
+            layer._momentum = momentum
+        if not was_training:
+            network.eval()
     return taken

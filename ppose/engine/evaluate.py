@@ -87,6 +87,7 @@ def evaluate_weights(
             "config": experiment.name,
             "weights": str(weights),
             "flip_test": experiment.flip_test,
+            "crop": experiment.config["crop"],
             "min_box_score": experiment.val_dataset.min_box_score,
         }
         write_json(scores_file, about | scores.to_dict())

@@ -154,7 +154,12 @@ class Evaluation(Hook):
             self.evaluate(trainer, f"epoch {trainer.epoch}")
 
     def evaluate(self, trainer: Trainer, what: str) -> None:
-        """Scores the network as it is, on all processes; the best weights so far are kept."""
+        """Scores the network as it is, on all processes; the best weights so far are kept.
+
+        Args:
+            trainer: whose network.
+            what: is scored, in words.
+        """
         run = trainer.experiment
         started = time.perf_counter()
         scores = evaluate(run.estimator(), run.val_dataset, run.metric, quiet=not trainer.is_main)
@@ -168,7 +173,7 @@ class Evaluation(Hook):
             save_arrays(
                 trainer.folder / "best.safetensors",
                 network_arrays(trainer.network),
-                {"AP": f"{ap:.4f}", "epoch": str(trainer.epoch), "config": run.name},
+                {"AP": f"{ap:.4f}", "weights": what, "config": run.name},
             )
         if self.board:
             self.board.evaluated(trainer, scores.numbers(), self._pictures(trainer))
@@ -193,8 +198,7 @@ class Averaging(Hook):
 
     def after_train(self, trainer: Trainer) -> None:
         average = trainer.average
-        if not average.count:
-            return
+        self.evaluation.board = None  # it is closed by now
         own = network_arrays(trainer.network)
         set_weights(trainer.network, average.mean)
         renew_norms(trainer.network, trainer.further_images(), trainer.experiment.swa.norm_batches)
@@ -216,5 +220,6 @@ class Latest(Hook):
         trainer.save()
 
     def after_train(self, trainer: Trainer) -> None:
+        trainer.save()  # the mean of SWA may have become the best
         best = "not evaluated" if trainer.best is None else f"best AP {100 * trainer.best:.1f}"
         print(f"done: {best}; weights, log and config are in {trainer.folder}")

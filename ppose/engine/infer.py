@@ -81,8 +81,12 @@ def infer(
     if not found:
         raise PposeError("no picture could be read")
     write_json(path, _report(estimator, found))
-    people = sum(map(len, found))
-    print(f"{people} people in {len(found)} pictures: {folder}, {path}")
+    scores = np.concatenate([poses.scores for poses in found])
+    sure = np.count_nonzero(scores >= min_joint_score)
+    print(
+        f"{len(scores)} people in {len(found)} pictures, {sure} of them scored "
+        f"{min_joint_score:g} or more: {folder}, {path}"
+    )
 
 
 def _requests(

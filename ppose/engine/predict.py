@@ -251,7 +251,8 @@ class PoseEstimator:
         for places in alike.values():
             for start in range(0, len(places), self.batch_size):
                 batch = places[start : start + self.batch_size]
-                people = self.codec.people(self._averaged([regions[i] for i in batch]))
+                chosen = [regions[i] for i in batch]
+                people = self.codec.people(self._inside(self._averaged(chosen), chosen))
                 for i, (keypoints, factors) in zip(batch, people, strict=True):
                     to_picture = np.linalg.inv(regions[i].views[0].matrix)
                     keypoints = keypoints.copy()
@@ -272,6 +273,14 @@ class PoseEstimator:
                 between = region.views[v].matrix @ np.linalg.inv(region.views[0].matrix)
                 total[i] += resample(of_view[v][i], between, self.codec.stride, first.shape[2:])
         return total / len(of_view)
+
+    def _inside(self, maps: np.ndarray, regions: list[_Region]) -> np.ndarray:
+        """The maps with nothing on the padding."""
+        for one, region in zip(maps, regions, strict=True):
+            width, height = (-(-side // self.codec.stride) for side in region.views[0].content_wh)
+            one[:, height:] = 0
+            one[:, :, width:] = 0
+        return maps
 
     def _poses(self, cut: _Cut, people: list[tuple[np.ndarray, np.ndarray]]) -> Poses:
         request = cut.request
@@ -310,8 +319,18 @@ def resample(
     to_pixels = geometry.resizing(stride)
     cells = np.linalg.inv(to_pixels) @ matrix @ to_pixels
     height, width = size_hw
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    return np.stack([cv2.warpAffine(m, cells[:2], (width, height), flags=flags) for m in maps])
+    return np.stack(
+        [
+            cv2.warpAffine(
+                of_one,
+                cells[:2],
+                (width, height),
+                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+            for of_one in maps
+        ]
+    )
 
 
 def extents(keypoints: np.ndarray) -> np.ndarray:

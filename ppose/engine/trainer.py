@@ -33,8 +33,8 @@ class StepReport:
     Attributes:
         losses: each loss by name.
         lr: learning rate of the step.
-        samples: people in the batch of this device.
-        replaced: people whose picture could not be read and who stand for others.
+        samples: in the batch of this device.
+        replaced: of them, those that stand for others whose picture could not be read.
         data_seconds: time spent waiting for the batch.
         seconds: time of the whole step.
     """

@@ -49,6 +49,7 @@ class IMHN(Network):
 
     stride = 4
     size_multiple = 64
+    heads = r"stacks\.\d+\.heads\.|merges\.\d+\.maps\.\d+\.conv\."
 
     def __init__(self, parts: Parts, stacks: int = 4, width: int = 256, increase: int = 128):
         super().__init__()

@@ -15,8 +15,11 @@ class Network(nn.Layer):
         stride: pixels of the input per cell of the maps.
         size_multiple: height and width of the input have to be multiples of it.
         channels: number of maps.
+        heads: pattern of the names, outside a backbone, of tensors whose shape depends on what
+            the maps show; a training may start from weights without them.
     """
 
     stride: int
     size_multiple: int
     channels: int
+    heads: str = r"$^"

@@ -420,6 +420,7 @@ def test_maps_and_limbs_that_do_not_fit():
         ("tolerance", -1.0),
         ("min_joints", 0),
         ("min_score", 45.0),
+        ("reach", -0.5),
     ],
 )
 def test_options_out_of_range_are_named(name, value):

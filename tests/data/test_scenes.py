@@ -79,7 +79,7 @@ def test_one_sample_for_each_picture(tmp_path):
 def test_who_is_a_centre(tmp_path, rule, centres):
     files = written(tmp_path, ROW)
     if centres is None:
-        with pytest.raises(DataError):
+        with pytest.raises(DataError, match="none of 3 labelled people is a centre"):
             CocoScenes(**files, **rule)
     else:
         assert CocoScenes(**files, **rule).person_ids.tolist() == centres

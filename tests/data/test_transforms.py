@@ -255,3 +255,36 @@ def test_crop_and_inverse_go_round():
     points = np.random.default_rng(0).uniform(0, 100, (7, 2))
     there = geometry.transform_points(matrix, points)
     assert np.allclose(geometry.transform_points(np.linalg.inv(matrix), there), points)
+
+
+def drawn_scales(step, count=400):
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    rng = np.random.default_rng(1)
+    before = np.linalg.det(sample.matrix)
+    return [np.sqrt(np.linalg.det(step(sample, rng).matrix) / before) for _ in range(count)]
+
+
+def test_the_two_recipes_of_scale():
+    evenly = drawn_scales(RandomScale(0.5, uniform=True))
+    assert 0.5 <= min(evenly) < 0.55 and 1.45 < max(evenly) <= 1.5
+    assert np.mean(evenly) == pytest.approx(1, abs=0.05)
+    normally = drawn_scales(RandomScale(0.5))
+    assert (min(normally), max(normally)) == pytest.approx((1 / 1.5, 2))
+
+
+@pytest.mark.parametrize(("uniform", "least", "most"), [(True, 36, 40), (False, 60, 80)])
+def test_the_two_recipes_of_rotation(uniform, least, most):
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    step, rng = RandomRotate(40, p=1, uniform=uniform), np.random.default_rng(1)
+    turns = []
+    for _ in range(300):
+        turn = step(sample, rng).matrix @ np.linalg.inv(sample.matrix)
+        turns.append(abs(np.rad2deg(np.arctan2(turn[1, 0], turn[0, 0]))))
+    assert least < max(turns) <= most + 1e-6
+
+
+def test_the_border_is_grey():
+    sample = BoxCrop(SIZE, padding=3.0)(spotted(), np.random.default_rng(0))
+    for border in (0, 128):
+        image = Warp(border)(sample, np.random.default_rng(0)).image
+        assert (image[0, 0] == border).all()

@@ -52,6 +52,14 @@ def test_files_of_other_networks_and_broken_values_are_named(tmp_path):
         average_files([good])
 
 
+def test_bfloat16_is_averaged_as_numbers(tmp_path):
+    bits = [np.array(v, np.float32).view(np.uint32) >> 16 for v in ([1, 2], [3, 4])]
+    sources = [tmp_path / f"{i}.pdparams" for i in range(2)]
+    for source, values in zip(sources, bits, strict=True):
+        save_arrays(source, {"a": values.astype(np.uint16)})
+    assert average_files(sources)["a"].tolist() == [2, 3]
+
+
 def test_norms_are_the_mean_over_batches():
     paddle.seed(0)
     network = paddle.nn.Sequential(paddle.nn.Conv2D(3, 4, 1), paddle.nn.BatchNorm2D(4))
@@ -67,7 +75,7 @@ def test_norms_are_the_mean_over_batches():
 
 
 def with_swa(quickstart, small_run, *more):
-    swa = "swa={type: SWA, start_epoch: 1, lr: [1e-3, 1e-4], norm_batches: 2}"
+    swa = "swa={type: SWA, start_epoch: 1, lr: [1e-3, 1e-3], norm_batches: 2}"
     run = [*small_run, "epochs=3", "eval_every=9", swa]
     return Experiment.from_file(quickstart, [*run, *more])
 
@@ -125,6 +133,7 @@ def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
         {"every": 0},
         {"lr": (0.0, 0.0)},
         {"lr": (1e-4, 1e-3)},
+        {"lr": (1e-3, 1e-4)},
         {"norm_batches": 0},
     ],
 )

@@ -46,5 +46,23 @@ def test_training_starts_from_pretrained_weights(imhn_quickstart, small_bottomup
     start = [*small_bottomup, f"pretrain_weights={weights}"]
     second = Trainer(run_of(imhn_quickstart, start, "seed=5"), hooks=[])
     assert all(np.array_equal(a, arrays_of(second)[k]) for k, a in arrays_of(first).items())
-    with pytest.raises(WeightsError):
+    with pytest.raises(WeightsError, match="All but the head must be as in the file"):
         Trainer(run_of(imhn_quickstart, start, "model.width=32"), hooks=[])
+
+
+def test_training_starts_from_weights_of_other_parts(imhn_quickstart, small_bottomup, tmp_path):
+    first = Trainer(run_of(imhn_quickstart, small_bottomup, "model.stacks=2"), hooks=[])
+    weights = tmp_path / "weights.safetensors"
+    save_arrays(weights, arrays_of(first))
+    other = run_of(
+        imhn_quickstart,
+        [*small_bottomup, f"pretrain_weights={weights}", "seed=5", "model.stacks=2"],
+        "codec.parts={skeleton: coco17}",
+    )
+    second = Trainer(other, hooks=[])
+    one, two = arrays_of(first), arrays_of(second)
+    kept = {name for name in one if one[name].shape == two[name].shape}
+    assert all(np.array_equal(one[name], two[name]) for name in kept)
+    fresh = two.keys() - kept
+    assert fresh
+    assert all("heads" in name or "maps" in name for name in fresh)
