@@ -109,14 +109,15 @@ class BodyParts(Codec):
         Returns:
             (P, K, 3) float32 x, y in pixels of the input and the score of each joint in 0..1; a
             joint that was not found has score 0 and lies at the mean of the others. (P,) float32
-            share of the skeleton's joints that were found.
+            share of the skeleton's joints that were found: times the mean score of those, it is
+            the mean over all joints, which ranks people best.
 
         Raises:
             ValueError: another number of maps, or maps with NaN or infinity (`MapsError`).
         """
         if len(maps) != self.channels:
             raise ValueError(f"expected {self.channels} maps of {self.parts}, found {len(maps)}")
-        people, _ = self.grouping(
+        people = self.grouping(
             maps[self.parts.joint_channels],
             maps[self.parts.limb_channels],
             self.parts.limb_index,

@@ -120,7 +120,7 @@ class Grouping:
 
     def __call__(
         self, joint_maps: np.ndarray, limb_maps: np.ndarray, limb_index: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> np.ndarray:
         """The people that the maps of one image show.
 
         Args:
@@ -129,11 +129,8 @@ class Grouping:
             limb_index: (L, 2) int indices of the joints at both ends of each limb.
 
         Returns:
-            people (P, J, 3) float32: x, y in cells (0, 0 is the centre of the first) and the
-            height of the joint's peak in 0..1, all 0 for a joint that was not found; and
-            (P,) float32 the share of the joints that were found. The product of that share and
-            the mean score of the joints found, which is the mean over all joints, ranks people
-            best.
+            (P, J, 3) float32: x, y in cells (0, 0 is the centre of the first) and the height of
+            the joint's peak in 0..1, all 0 for a joint that was not found.
 
         Raises:
             ValueError: shapes that do not fit, or a map with NaN or infinity.
@@ -162,9 +159,7 @@ class Grouping:
             found.append(match(limbs, merit, len(peaks)))
         return Limbs.joined(found)
 
-    def people(
-        self, peaks: Peaks, limbs: Limbs, limb_index: np.ndarray, joints: int
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def people(self, peaks: Peaks, limbs: Limbs, limb_index: np.ndarray, joints: int) -> np.ndarray:
         """Third step: what `__call__` returns."""
         limbs = limbs[np.argsort(-limbs.score, kind="stable")]
         members, held_by = merge(
@@ -188,8 +183,7 @@ class Grouping:
         sure = (height + held_by).sum(1) / 2 >= self.min_score * (members >= 0).sum(1)
         groups = adopt(np.concatenate([xy, height[..., None]], 2)[sure], self.reach)
         count = (groups[..., 2] > 0).sum(1)
-        enough = count >= self.min_joints
-        return groups[enough], (count[enough] / joints).astype(np.float32)
+        return groups[count >= self.min_joints]
 
     def _checked(
         self, joint_maps: np.ndarray, limb_maps: np.ndarray, limb_index: np.ndarray
