@@ -35,8 +35,7 @@ def adopt(groups: np.ndarray, reach: float, max_joints: int = 2) -> np.ndarray:
     apart = np.maximum(low[small, None] - high[hosts], low[hosts] - high[small, None])
     gap = np.hypot(*np.moveaxis(np.maximum(apart, 0), -1, 0))
     gap /= np.maximum((high - low)[hosts].max(1), 1)
-    clash = have[small].astype(np.float32) @ have[hosts].T.astype(np.float32) > 0
-    one, other = np.nonzero((gap <= reach) & ~clash)
+    one, other = np.nonzero(gap <= reach)
     order = np.argsort(gap[one, other], kind="stable")
     groups = groups.copy()
     given = _give(groups, small[one[order]], hosts[other[order]])

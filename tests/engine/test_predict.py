@@ -175,19 +175,24 @@ def test_scales_are_averaged_on_the_finest_grid():
     assert min(fine, coarse) < mean < max(fine, coarse)
 
 
-def test_nobody_is_found_on_the_padding():
-    class Below(Lamp):
-        """Sees most at the bottom of its input."""
+@pytest.mark.parametrize("axis", [0, 1])
+def test_nobody_is_found_on_the_padding(axis):
+    class Far(Lamp):
+        """Sees most at the right or lower end of its input."""
+
+        size_multiple = 64
 
         def forward(self, images):
-            rows = paddle.arange(images.shape[2] // 4, dtype="float32").reshape([1, 1, -1, 1])
-            return paddle.zeros([len(images), 17, *(side // 4 for side in images.shape[2:])]) + rows
+            height, width = (side // 4 for side in images.shape[2:])
+            shape = [1, 1, 1, width] if axis == 0 else [1, 1, height, 1]
+            ramp = paddle.arange(max(shape), dtype="float32").reshape(shape)
+            return paddle.zeros([len(images), 17, height, width]) + ramp
 
-    one = everywhere(size=64)
-    one.network = Below()
-    one.network.size_multiple = 64
-    poses = one(np.zeros((70, 90, 3), np.uint8))
-    assert poses.keypoints[..., 1].max() < 70
+    one = everywhere(size=64, side="long")
+    one.network = Far()
+    size_wh = (70, 90) if axis == 0 else (90, 70)
+    poses = one(np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
+    assert 0.8 * size_wh[axis] < poses.keypoints[..., axis].max() < size_wh[axis]
 
 
 def test_the_border_of_a_picture_has_the_grey_that_is_asked_for():
