@@ -121,9 +121,15 @@ class Experiment:
 
     def check_fit(self) -> None:
         """ConfigError if the parts do not fit together."""
-        model, codec, crop = self.model, self.codec, self.crop
+        self._check_kinds()
+        self._check_maps()
+        self._check_settings()
+
+    def _check_kinds(self) -> None:
+        """Crop and loss are those of the codec's family, and all mean the same joints."""
+        codec = self.codec
         kinds = {True: "top-down", False: "bottom-up"}
-        for key, part in (("crop", crop), ("loss", self.loss)):
+        for key, part in (("crop", self.crop), ("loss", self.loss)):
             if part.uses_boxes != codec.uses_boxes:
                 raise ConfigError(
                     f"{key}: {type(part).__name__} is {kinds[part.uses_boxes]}, but the codec "
@@ -134,6 +140,10 @@ class Experiment:
                 f"codec: its joints are those of '{codec.skeleton.name}', but the skeleton is "
                 f"'{self.skeleton.name}'"
             )
+
+    def _check_maps(self) -> None:
+        """The network gives the maps that the codec reads, from inputs of the crop's size."""
+        model, codec, crop = self.model, self.codec, self.crop
         if codec.stride != model.stride:
             raise ConfigError(
                 f"codec.stride: the network's maps have stride {model.stride}, found {codec.stride}"
@@ -151,12 +161,15 @@ class Experiment:
             raise ConfigError(
                 f"input_size: expected multiples of {model.size_multiple}, found {codec.size_wh}"
             )
+
+    def _check_settings(self) -> None:
+        """No switch is on that could do nothing or nothing but fail."""
         if self.flip_test:
             try:
-                codec.check_flip()
+                self.codec.check_flip()
             except ValueError as error:
                 raise ConfigError(f"flip_test: {error}") from None
-        if not crop.uses_boxes and self.config["val_dataset"].get("bbox_file"):
+        if not self.crop.uses_boxes and self.config["val_dataset"].get("bbox_file"):
             raise ConfigError(
                 "val_dataset.bbox_file: a bottom-up network finds people by itself; leave it away"
             )

@@ -65,9 +65,9 @@ class CocoScenes(CocoDataset):
             ImageError: the picture cannot be used.
         """
         found = self._annotations
-        first, last = np.searchsorted(
-            found.image_index, self.image_index[index] + np.array([0, 1]), side="left"
-        )
+        # Of the column's own type, or the whole column would be converted for each sample.
+        pictures = self.image_index[index] + np.arange(2, dtype=found.image_index.dtype)
+        first, last = np.searchsorted(found.image_index, pictures)
         rows = np.arange(first, last)
         people = rows[(found.labelled[rows] > 0) & ~found.crowd[rows]]
         centre_first = np.argsort(found.ids[people] != self.person_ids[index], kind="stable")
