@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,9 +42,9 @@ class LoadReport:
         total = len(self.loaded) + len(self.fresh)
         text = f"{self.source}: loaded {len(self.loaded)} of {total} tensors"
         if self.fresh:
-            text += f"; fresh: {_some(f'{name} ({why})' for name, why in self.fresh.items())}"
+            text += f"; fresh: {some(f'{name} ({why})' for name, why in self.fresh.items())}"
         if self.unused:
-            text += f"; unused: {_some(self.unused)}"
+            text += f"; unused: {some(self.unused)}"
         return text
 
 
@@ -196,22 +196,22 @@ def _check_fit(
         return
     lines = [f"{source} does not fit {type(network).__name__} ({len(targets)} tensors wanted):"]
     if missing:
-        lines.append(f"  {len(missing)} missing: {_some(_hinted(missing, unexpected))}")
+        lines.append(f"  {len(missing)} missing: {some(hinted(missing, unexpected))}")
     if unexpected:
-        lines.append(f"  {len(unexpected)} unexpected: {_some(unexpected)}")
+        lines.append(f"  {len(unexpected)} unexpected: {some(unexpected)}")
     if shapes:
-        lines.append(f"  {len(shapes)} of another shape: {_some(shapes)}")
+        lines.append(f"  {len(shapes)} of another shape: {some(shapes)}")
     raise WeightsError("\n".join([*lines, advice]))
 
 
-def _hinted(missing: list[str], unexpected: list[str]) -> list[str]:
-    """The names that will be shown, each with its nearest unexpected one."""
-    near = [get_close_matches(name, unexpected, 1, 0.8) for name in missing[:_SHOWN]]
-    shown = [
+def hinted(missing: Sequence[str], unexpected: Sequence[str], shown: int = _SHOWN) -> list[str]:
+    """The missing names; those that `some` will show with their nearest unexpected one."""
+    near = [get_close_matches(name, unexpected, 1, 0.8) for name in missing[:shown]]
+    first = [
         f"{name} (the file has {close[0]})" if close else name
         for name, close in zip(missing, near, strict=False)
     ]
-    return shown + missing[_SHOWN:]
+    return [*first, *missing[shown:]]
 
 
 def _assign(
@@ -247,7 +247,8 @@ def _cast(
     return cast
 
 
-def _some(names: Iterable[str]) -> str:
-    shown = list(names)
-    rest = len(shown) - _SHOWN
-    return ", ".join(shown[:_SHOWN]) + (f" and {rest} more" if rest > 0 else "")
+def some(names: Iterable[str], shown: int = _SHOWN) -> str:
+    """The first names, and how many more there are."""
+    names = list(names)
+    rest = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

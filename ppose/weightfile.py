@@ -302,3 +302,17 @@ def _check_is_pickle(path: Path, start: bytes) -> None:
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """bfloat16 is the upper half of a float32."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32(name: str, array: np.ndarray) -> np.ndarray:
+    """Any floating point as float32, bfloat16 from its bits; WeightsError if not finite."""
+    if array.dtype == np.uint16:
+        array = from_bfloat16(array)
+    if array.dtype.kind != "f":
+        raise WeightsError(f"'{name}' is {array.dtype}, expected floating point")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        count = np.count_nonzero(~np.isfinite(array))
+        raise WeightsError(f"'{name}' holds {count} values that are not finite, of {array.size}")
+    return array

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import numpy as np
 
-from ppose.checkpoint import set_weights
+from ppose.checkpoint import hinted, set_weights, some
 from ppose.convert.imhn import SimplePoseSource
 from ppose.convert.source import Source, Variant
 from ppose.convert.topdown import MMPOSE, MMPOSE_1, ORIGINAL, HRNetSource, LiteHRNetSource
-from ppose.weightfile import WeightsError, from_bfloat16
+from ppose.weightfile import WeightsError, float32
 
 SOURCES: tuple[Source, ...] = (
     HRNetSource("hrnet", ORIGINAL),
@@ -115,7 +114,7 @@ def recognise(names: Collection[str], source: str | None = None) -> Source:
         raise WeightsError("the names are ppose's own: the file needs no conversion")
     known = "\n".join(f"  {s.name}: {s.sign}" for s in SOURCES)
     raise WeightsError(
-        f"no kind of checkpoint that is known; its first names: {_some(list(names), 3)}. Known are "
+        f"no kind of checkpoint that is known; its first names: {some(names, 3)}. Known are "
         f"names like\n{known}"
     )
 
@@ -134,38 +133,10 @@ def _check_fit(
         return
     lines = [f"does not fit {variant.title}, which has {len(wanted)} tensors:"]
     for kind, found in (
-        ("missing", _hinted(missing, unexpected)),
+        ("missing", hinted(missing, unexpected, _SHOWN)),
         ("unexpected", unexpected),
         ("of another shape", shapes),
     ):
         if found:
-            lines.append(f"  {len(found)} {kind}: {_some(found)}")
+            lines.append(f"  {len(found)} {kind}: {some(found, _SHOWN)}")
     raise WeightsError("\n".join(lines))
-
-
-def _hinted(missing: Sequence[str], unexpected: Sequence[str]) -> list[str]:
-    """The names, those that will be shown with their nearest unexpected one."""
-    shown = []
-    for name in missing[:_SHOWN]:
-        close = get_close_matches(name, unexpected, 1, 0.8)
-        shown.append(f"{name} (the file has {close[0]})" if close else name)
-    return [*shown, *missing[_SHOWN:]]
-
-
-def float32(name: str, array: np.ndarray) -> np.ndarray:
-    """Any floating point as float32, bfloat16 from its bits; WeightsError if not finite."""
-    if array.dtype == np.uint16:
-        array = from_bfloat16(array)
-    if array.dtype.kind != "f":
-        raise WeightsError(f"'{name}' is {array.dtype}, expected floating point")
-    with np.errstate(over="ignore"):
-        array = np.ascontiguousarray(array, np.float32)
-    if not np.isfinite(array).all():
-        count = np.count_nonzero(~np.isfinite(array))
-        raise WeightsError(f"'{name}' holds {count} values that are not finite, of {array.size}")
-    return array
-
-
-def _some(names: Sequence[str], count: int = _SHOWN) -> str:
-    rest = len(names) - count
-    return ", ".join(names[:count]) + (f" and {rest} more" if rest > 0 else "")

@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import paddle
 
+from ppose.codecs.codec import Codec
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, Transform, Warp, augmented
@@ -35,14 +36,6 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-class Encoder(Protocol):
-    """The part of a codec that training needs; `size_wh` is the network's input in pixels."""
-
-    size_wh: tuple[int, int]
-
-    def targets(self, sample: Sample) -> dict[str, np.ndarray]: ...
-
-
 class TrainingSet(paddle.io.Dataset):
     """Augmented, encoded samples, indexed by (epoch, index).
 
@@ -54,7 +47,7 @@ class TrainingSet(paddle.io.Dataset):
     """
 
     def __init__(
-        self, source: SampleSource, transforms: Sequence[Transform], codec: Encoder, seed: int
+        self, source: SampleSource, transforms: Sequence[Transform], codec: Codec, seed: int
     ):
         super().__init__()
         if sum(isinstance(t, Warp) for t in transforms) != 1:

@@ -17,7 +17,7 @@ from ppose.data.loader import EpochSampler, training_loader
 from ppose.errors import PposeError
 from ppose.files import check_writable
 from ppose.registry import register
-from ppose.weightfile import WeightsError, from_bfloat16, save_arrays
+from ppose.weightfile import WeightsError, float32, save_arrays
 
 if TYPE_CHECKING:
     from ppose.experiment import Experiment
@@ -114,18 +114,11 @@ def average_files(sources: Sequence[str | Path]) -> dict[str, np.ndarray]:
         arrays = weights_in(source)
         if average.mean:
             _check_same(average.mean, arrays, sources[0], source)
-        average.add({name: _numbers(source, name, array) for name, array in arrays.items()})
+        try:
+            average.add({name: float32(name, array) for name, array in arrays.items()})
+        except WeightsError as error:
+            raise WeightsError(f"{source}: {error}") from None
     return average.mean
-
-
-def _numbers(source: str | Path, name: str, array: np.ndarray) -> np.ndarray:
-    if array.dtype == np.uint16:  # how bfloat16 is read
-        array = from_bfloat16(array)
-    if array.dtype.kind != "f" or not np.isfinite(array).all():
-        raise WeightsError(
-            f"{source}: '{name}' ({array.dtype}) holds NaN or infinity, or no floating point"
-        )
-    return array
 
 
 def write_average(

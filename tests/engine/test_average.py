@@ -43,7 +43,7 @@ def test_files_of_other_networks_and_broken_values_are_named(tmp_path):
     for name, arrays, message in (
         ("other", {"b": [1, 2]}, "other network"),
         ("shape", {"a": [1, 2, 3]}, "other network"),
-        ("nan", {"a": [1, np.nan]}, "NaN"),
+        ("nan", {"a": [1, np.nan]}, "values that are not finite"),
     ):
         with pytest.raises(WeightsError, match=message) as error:
             average_files([good, saved(tmp_path, f"{name}.safetensors", **arrays)])
