@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from reprlib import repr as short
 from typing import Any
 
 import numpy as np
 
-from ppose.data.annotations import (
-    Annotations,
-    ImageRecord,
-    ImageTable,
-    read_images,
-    read_people,
-)
+from ppose.data.annotations import Annotations, read_people
 from ppose.data.coco_json import NO_ID, box_column, float_column, id_column, objects, read_json
 from ppose.data.images import read_image
+from ppose.data.keypoint_file import read_keypoint_file
+from ppose.data.pictures import ImageRecord, ImageTable
 from ppose.data.problems import DataError, Fate, Problems
 from ppose.registry import register
 from ppose.skeleton import Skeleton
 from ppose.structures import Sample
-
-_KEYPOINT_FILE = "expected a keypoint file such as person_keypoints_val2017.json"
 
 
 @register
@@ -76,19 +70,12 @@ class CocoDataset:
         self.problems = Problems()
         self._image_dir = Path(image_dir)
         self._anno_path = Path(anno_path)
-        data = _keypoint_file(self._anno_path, bbox_file is None, self.needs_outlines)
-        table = read_images(data, self._image_dir, self.problems)
-        try:
-            self._annotations = read_people(
-                data, table, skeleton, self.problems, self.needs_outlines
-            )
-        except DataError as error:
-            raise DataError(f"{anno_path}: {error}") from None
-        self.images: list[ImageRecord] = table.records
+        table = self._read(annotated=bbox_file is None)
+        self.images: Sequence[ImageRecord] = table.records
         self.category_id: int = int(self._annotations.category["id"])
         if bbox_file is None:
             self.box_source = "ground truth"
-            self._take_annotated_people()
+            self._take_annotated_people(table)
         else:
             self.box_source = Path(bbox_file).name
             self._take_boxes(Path(bbox_file), table, min_box_score)
@@ -138,7 +125,7 @@ class CocoDataset:
             found.areas,
             found.crowd,
             found.labelled,
-            found.keypoints.reshape(-1, 3 * len(self.skeleton)),
+            found.keypoints_of(np.arange(len(found.ids))).reshape(-1, 3 * len(self.skeleton)),
         )
         return {
             "info": {"description": self._anno_path.name},
@@ -176,25 +163,51 @@ class CocoDataset:
         counts = f"{what}: {len(self)} on {busy} of {len(self.images)} images"
         return "\n  ".join([counts, *str(self.problems).splitlines()])
 
-    def _take_annotated_people(self) -> None:
+    def _read(self, annotated: bool) -> ImageTable:
+        file = read_keypoint_file(
+            self._anno_path,
+            self._image_dir,
+            len(self.skeleton),
+            self.problems,
+            annotated=annotated,
+            outlines=self.needs_outlines,
+        )
+        try:
+            self._annotations = read_people(file, self.skeleton, self.problems)
+        except DataError as error:
+            raise DataError(f"{self._anno_path}: {error}") from None
+        return file.images
+
+    def _take_annotated_people(self, table: ImageTable) -> None:
         found = self._annotations
-        people = ~found.crowd & (found.labelled > 0)
-        sizes = np.array([record.size_wh for record in self.images]).reshape(-1, 2)
-        boxes = _cut_boxes(found.boxes_xywh, sizes[found.image_index])
+        people = np.flatnonzero(~found.crowd & (found.labelled > 0))
+        sizes = table.records.sizes_wh[found.image_index[people]]
+        boxes = _cut_boxes(found.boxes_xywh[people], sizes)
         usable = (boxes[:, 2:] > 0).all(1)
         self.problems.add(
             "skipped",
             "box without area in its image",
-            np.flatnonzero(people & ~usable).tolist(),
+            people[~usable].tolist(),
             lambda i: _box_of(found, self.images, i),
         )
-        rows = np.flatnonzero(people & usable)
+        rows, boxes = people[usable], boxes[usable].astype(np.float32)
+        chosen = self._samples(rows, boxes)
+        rows = rows[chosen]
         self.image_index = found.image_index[rows]
-        self.boxes_xywh = boxes[rows].astype(np.float32)
+        self.boxes_xywh = boxes[chosen]
         self.box_scores = np.ones(len(rows), np.float32)
-        self.keypoints = found.keypoints[rows]
+        self.keypoints = found.keypoints_of(rows)
         self.areas = found.areas[rows].astype(np.float32)
         self.person_ids = found.ids[rows]
+
+    def _samples(self, rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+        """Which of the usable people are samples, as indices into what is given.
+
+        Args:
+            rows: (N,) their places in the annotations.
+            boxes_xywh: (N, 4) float32, cut to the images.
+        """
+        return np.arange(len(rows))
 
     def _take_boxes(self, path: Path, table: ImageTable, min_score: float) -> None:
         entries, boxes, scores = _detections(path, self.category_id, min_score, self.problems)
@@ -231,33 +244,6 @@ class CocoDataset:
         else:
             head = f"{self._anno_path}: no person with a box and a labelled joint"
         return "\n  ".join([head, *str(self.problems).splitlines()])
-
-
-def _keypoint_file(path: Path, annotated: bool, outlines: bool) -> dict[str, Any]:
-    """The file's content; DataError says what it is if not a keypoint file."""
-    data = read_json(path, "anno_path", outlines)
-    if isinstance(data, list):
-        first = data[0] if data and isinstance(data[0], dict) else {}
-        is_results = "score" in first and "image_id" in first
-        hint = "; a detector's results belong into bbox_file" if is_results else ""
-        raise DataError(f"anno_path: {path} is a list; {_KEYPOINT_FILE}{hint}")
-    if not (isinstance(data, dict) and isinstance(data.get("images"), list)):
-        raise DataError(f"anno_path: {path} has no list of images; {_KEYPOINT_FILE}")
-    annotations = data.get("annotations")
-    if annotations is None:
-        if annotated:
-            raise DataError(
-                f"anno_path: {path} has no annotations, as files of COCO's test sets; "
-                f"{_KEYPOINT_FILE}, or give a bbox_file"
-            )
-        return data
-    if not isinstance(annotations, list):
-        raise DataError(f"anno_path: annotations in {path} are no list; {_KEYPOINT_FILE}")
-    if annotations and not any(isinstance(a, dict) and "keypoints" in a for a in annotations):
-        captions = any(isinstance(a, dict) and "caption" in a for a in annotations)
-        kind = "captions" if captions else "boxes and outlines as in instances_*.json"
-        raise DataError(f"anno_path: {path} has no keypoints but {kind}; {_KEYPOINT_FILE}")
-    return data
 
 
 def _detections(
@@ -299,7 +285,7 @@ def _cut_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
     return np.concatenate([start, end - start], 1)
 
 
-def _box_of(found: Annotations, images: list[ImageRecord], i: int) -> str:
+def _box_of(found: Annotations, images: Sequence[ImageRecord], i: int) -> str:
     record = images[found.image_index[i]]
     return (
         f"{record.path.name}, image {record.image_id}, annotation {found.ids[i]}: "

@@ -4,48 +4,70 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 
 from ppose.data.images import nearest_path
+from ppose.data.json_text import JsonText
 from ppose.data.problems import DataError, Problems
 
 NO_ID = -(2**62)  # stands for an id that is missing or no whole number
+Id = Annotated[int, msgspec.Meta(gt=NO_ID, lt=-NO_ID)]
 
-# All else, outlines above all, is dropped while it is read: that halves the memory that COCO's
-# train2017 takes.
+# All else is dropped while it is read.
 _USED_KEYS = {
     *("images", "annotations", "categories", "id", "name", "file_name", "width", "height"),
     *("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "score", "caption"),
 }
 
 
-def read_json(path: Path, argument: str, outlines: bool = False) -> Any:
+def read_json(path: Path, argument: str) -> Any:
     """The content of a JSON file; of objects only the keys that a data set needs.
+
+    Args:
+        path: the file.
+        argument: the argument that named it, for messages.
+
+    Raises:
+        DataError: no such file, empty, or not JSON (with line and column).
+    """
+    with _explained(path, argument):
+        return json.loads(path.read_text("utf-8-sig"), object_hook=_used)
+
+
+@contextmanager
+def opened_json(path: Path, argument: str, outlines: bool) -> Iterator[JsonText]:
+    """A JSON file to be read in pieces; see `read_json`.
 
     Lists under `keypoints` beside an `image_id`, and the polygons of outlines, become arrays of
     float32, with NaN for what is not a number.
 
     Args:
-        path: the file.
-        argument: the argument that named it, for messages.
         outlines: keep `segmentation` of annotations.
-
-    Raises:
-        DataError: no such file, empty, or not JSON (with line and column).
     """
+    hook = _used_with_outlines if outlines else _used
+    with _explained(path, argument), path.open(encoding="utf-8-sig") as file:
+        yield JsonText(file, hook)
+
+
+@contextmanager
+def _explained(path: Path, argument: str) -> Iterator[None]:
+    """Errors of a file that cannot be read become a DataError that names it."""
     if not path.is_file():
         raise DataError(f"{argument}: there is no file {path}: {nearest_path(path)}")
     if path.stat().st_size == 0:
         raise DataError(f"{argument}: {path} is empty; fetch it again")
-    used = _used_with_outlines if outlines else _used
     try:
-        return json.loads(path.read_text("utf-8-sig"), object_hook=used)
+        yield
+    except DataError:
+        raise
     except UnicodeDecodeError as error:
         raise DataError(
             f"{argument}: {path} is not a text file (byte {error.start}); if it is an archive, "
@@ -107,11 +129,19 @@ def as_id(value: Any) -> int:
     return int(value) if whole and abs(value) < -NO_ID else NO_ID
 
 
+def as_floats(values: list[Any] | array) -> array:
+    """float32; NaN for what is not a number."""
+    try:
+        return array("f", values)
+    except (TypeError, OverflowError):
+        return array("f", map(as_float, values))
+
+
 def _used_with_outlines(node: dict[str, Any]) -> dict[str, Any]:
     used = _used(node) | {key: node[key] for key in ("counts", "size") if key in node}
     outline = node.get("segmentation")
     if isinstance(outline, list):
-        outline = [_floats(polygon) for polygon in outline if isinstance(polygon, list)]
+        outline = [as_floats(polygon) for polygon in outline if isinstance(polygon, list)]
     return used if outline is None else used | {"segmentation": outline}
 
 
@@ -119,12 +149,5 @@ def _used(node: dict[str, Any]) -> dict[str, Any]:
     node = {key: value for key, value in node.items() if key in _USED_KEYS}
     keypoints = node.get("keypoints")
     if isinstance(keypoints, list) and "image_id" in node:
-        node["keypoints"] = _floats(keypoints)
+        node["keypoints"] = as_floats(keypoints)
     return node
-
-
-def _floats(values: list[Any]) -> array:
-    try:
-        return array("f", values)
-    except (TypeError, OverflowError):
-        return array("f", map(as_float, values))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import cv2
@@ -12,8 +13,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ppose import geometry
+from ppose.data.coco_json import as_floats, as_id
 
 _BITS = 4  # binary digits of a pixel's fraction in which polygons are drawn
+_MAX_PIXELS = 2**31 - 1  # of a picture with run lengths; pycocotools counts with 32 bits
 _FAR = 2.0**20  # pixels; what lies further out is pulled in before it is drawn
 
 
@@ -46,14 +49,77 @@ class Outline:
             cv2.fillPoly(mask, [fixed], (value,), shift=_BITS)
 
 
-class OutlineTable:
-    """The outlines of many annotations in a few arrays, as polygons take the most memory.
+class Segmentations:
+    """COCO's `segmentation` of many annotations in a few arrays, as they take the most memory.
+
+    Polygons are kept that have at least three finite corners, and run lengths that fill the
+    size that they give; all else counts as none.
 
     Args:
-        segmentations: COCO's `segmentation` of each annotation: polygons, or run lengths.
+        entries: polygons as lists or arrays of numbers, run lengths, or anything else.
+    """
+
+    def __init__(self, entries: Iterable[Any] = ()):
+        self._coordinates, self._polygon_ends, self._row_ends = array("f"), array("q"), array("q")
+        self._counts, self._count_ends = bytearray(), array("q")
+        self._run_rows, self._run_sizes = array("q"), array("q")
+        for entry in entries:
+            self.add(entry)
+
+    def __len__(self) -> int:
+        return len(self._row_ends)
+
+    def add(self, segmentation: Any) -> None:
+        """Takes that of the next annotation."""
+        if isinstance(segmentation, list):
+            self._add_polygons(segmentation)
+        elif isinstance(segmentation, dict) and (runs := _run_lengths(segmentation)):
+            self._counts += runs["counts"]
+            self._count_ends.append(len(self._counts))
+            self._run_rows.append(len(self))
+            self._run_sizes.extend(runs["size"])
+        self._row_ends.append(len(self._polygon_ends))
+
+    def _add_polygons(self, polygons: list[Any]) -> None:
+        for polygon in polygons:
+            if isinstance(polygon, list | array) and len(polygon) >= 6 and len(polygon) % 2 == 0:
+                corners = as_floats(polygon)
+                if isfinite(sum(corners)):
+                    self._coordinates.extend(corners)
+                    self._polygon_ends.append(len(self._coordinates) // 2)
+
+    def points(self) -> np.ndarray:
+        """(M, 2) float32 corners of all polygons; nothing can be added from here on."""
+        return np.frombuffer(self._coordinates, np.float32).reshape(-1, 2)
+
+    def polygon_ends(self) -> np.ndarray:
+        """(Q,) int64 where each polygon ends among the points."""
+        return np.frombuffer(self._polygon_ends, np.int64)
+
+    def row_ends(self) -> np.ndarray:
+        """(R,) int64 where those of each annotation end among the polygons."""
+        return np.frombuffer(self._row_ends, np.int64)
+
+    def runs(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(C,) annotations that have run lengths, (C, 2) heights and widths, (C,) where each ends
+        among the bytes, and the bytes, all compressed."""
+        return (
+            np.frombuffer(self._run_rows, np.int64),
+            np.frombuffer(self._run_sizes, np.int64).reshape(-1, 2),
+            np.frombuffer(self._count_ends, np.int64),
+            np.frombuffer(self._counts, np.uint8),
+        )
+
+
+class OutlineTable:
+    """The outlines of many annotations.
+
+    Args:
+        segmentations: COCO's `segmentation` of each annotation.
         sizes_wh: (A, 2) width and height of each annotation's picture.
         boxes_xywh: (A, 4) stand in for what is missing or malformed.
         labelled, crowd: (A,) bool, see `Outline`.
+        rows: (A,) place of each annotation in `segmentations`; None if they are the same.
 
     Attributes:
         replaced: (A,) bool, whether the box stands in.
@@ -61,73 +127,80 @@ class OutlineTable:
 
     def __init__(
         self,
-        segmentations: Sequence[Any],
+        segmentations: Segmentations | Sequence[Any],
         sizes_wh: np.ndarray,
         boxes_xywh: np.ndarray,
         labelled: np.ndarray,
         crowd: np.ndarray,
+        rows: np.ndarray | None = None,
     ):
-        self._labelled, self._crowd = labelled, crowd
-        self.replaced = np.zeros(len(segmentations), bool)
-        self._runs: dict[int, dict[str, Any]] = {}
-        coordinates, polygon_ends, ends = array("f"), array("q"), array("q")
-        for i, segmentation in enumerate(segmentations):
-            if (runs := _run_lengths(segmentation, sizes_wh[i])) is not None:
-                self._runs[i] = runs
-            else:
-                polygons = _polygons(segmentation)
-                self.replaced[i] = not polygons
-                for polygon in polygons or [_corners(boxes_xywh[i])]:
-                    coordinates.extend(polygon)
-                    polygon_ends.append(len(coordinates) // 2)
-            ends.append(len(polygon_ends))
-        self._points = np.array(coordinates, np.float32).reshape(-1, 2)
-        self._polygon_ends = np.array(polygon_ends, np.int64)
-        self._ends = np.array(ends, np.int64)
+        if not isinstance(segmentations, Segmentations):
+            segmentations = Segmentations(segmentations)
+        self._boxes, self._labelled, self._crowd = boxes_xywh, labelled, crowd
+        rows = np.arange(len(segmentations)) if rows is None else rows
+        self._rows = rows.astype(np.int32)
+        self._points = segmentations.points()
+        self._polygon_ends = segmentations.polygon_ends()
+        self._row_ends = segmentations.row_ends()
+        run_rows, self._run_sizes, self._count_ends, self._counts = segmentations.runs()
+        self._run = self._runs_that_fit(run_rows, sizes_wh)
+        has_polygons = np.diff(self._row_ends, prepend=0) > 0
+        self.replaced = (self._run < 0) & ~has_polygons[self._rows]
+
+    def _runs_that_fit(self, run_rows: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
+        """(A,) int32 place of the run lengths of each annotation; -1 for none of its picture."""
+        of_row = np.full(len(self._row_ends), -1, np.int32)
+        of_row[run_rows] = np.arange(len(run_rows))
+        run = of_row[self._rows]
+        there = np.flatnonzero(run >= 0)
+        wrong = (self._run_sizes[run[there]] != sizes_wh[there, ::-1]).any(1)
+        run[there[wrong]] = -1
+        return run
 
     def __len__(self) -> int:
-        return len(self._ends)
+        return len(self._rows)
 
     def __getitem__(self, index: int) -> Outline:
         labelled, crowd = bool(self._labelled[index]), bool(self._crowd[index])
-        if index in self._runs:
-            return Outline((), self._runs[index], labelled, crowd)
-        first = self._ends[index - 1] if index else 0
-        ends = self._polygon_ends[first : self._ends[index]]
+        if self._run[index] >= 0:
+            return Outline((), self._runs(self._run[index]), labelled, crowd)
+        if self.replaced[index]:
+            return Outline((_box_corners(self._boxes[index]),), None, labelled, crowd)
+        row = self._rows[index]
+        first = self._row_ends[row - 1] if row else 0
+        ends = self._polygon_ends[first : self._row_ends[row]]
         start = self._polygon_ends[first - 1] if first else 0
         polygons = np.split(self._points[start : ends[-1]], ends[:-1] - start)
         return Outline(tuple(polygons), None, labelled, crowd)
 
-
-def _polygons(segmentation: Any) -> list[array]:
-    """The polygons with at least three finite corners."""
-    if not isinstance(segmentation, list):
-        return []
-    arrays = [p for p in segmentation if isinstance(p, array)]
-    return [p for p in arrays if len(p) >= 6 and len(p) % 2 == 0 and np.isfinite(p).all()]
+    def _runs(self, run: int) -> dict[str, Any]:
+        start = self._count_ends[run - 1] if run else 0
+        counts = self._counts[start : self._count_ends[run]].tobytes()
+        return {"size": self._run_sizes[run].tolist(), "counts": counts}
 
 
-def _corners(box_xywh: np.ndarray) -> array:
+def _box_corners(box_xywh: np.ndarray) -> np.ndarray:
     x, y, width, height = box_xywh.tolist()
-    return array("f", [x, y, x + width, y, x + width, y + height, x, y + height])
+    corners = [(x, y), (x + width, y), (x + width, y + height), (x, y + height)]
+    return np.clip(corners, -_FAR, _FAR).astype(np.float32)
 
 
-def _run_lengths(segmentation: Any, size_wh: np.ndarray) -> dict[str, Any] | None:
-    """pycocotools' compressed form; None for what does not fill its picture."""
-    if not isinstance(segmentation, dict):
+def _run_lengths(segmentation: dict[str, Any]) -> dict[str, Any] | None:
+    """pycocotools' compressed form; None for what does not fill the size that it gives."""
+    size, counts = segmentation.get("size"), segmentation.get("counts")
+    if not isinstance(size, list) or len(size) != 2:
         return None
-    width, height = (int(side) for side in size_wh)
-    counts = segmentation.get("counts")
-    if segmentation.get("size") != [height, width]:
+    height, width = map(as_id, size)
+    if height < 1 or width < 1 or height * width > _MAX_PIXELS:
         return None
     if isinstance(counts, list):
         whole = all(isinstance(count, int) and count >= 0 for count in counts)
         if not whole or sum(counts) != width * height:
             return None
-        return coco_mask.frPyObjects(segmentation, height, width)
+        return coco_mask.frPyObjects({"size": [height, width], "counts": counts}, height, width)
     if not isinstance(counts, str):
         return None
-    runs = {"size": [height, width], "counts": counts.encode()}
+    runs = {"size": [height, width], "counts": counts.encode(errors="surrogatepass")}
     return runs if _fills(runs) else None
 
 

@@ -74,7 +74,7 @@ class CocoScenes(CocoDataset):
         assert found.outlines is not None
         return replace(
             super().__getitem__(index),
-            keypoints=found.keypoints[people[centre_first]],
+            keypoints=found.keypoints_of(people[centre_first]),
             outlines=tuple(found.outlines[i] for i in rows.tolist()),
         )
 
@@ -93,27 +93,21 @@ class CocoScenes(CocoDataset):
             )
         return super()._nothing_left(bbox_file, min_score)
 
-    def _take_annotated_people(self) -> None:
-        super()._take_annotated_people()
-        self._usable = len(self)
-        rows = self._first_of_pictures() if self._per_picture else self._centres()
-        self.image_index = self.image_index[rows]
-        self.boxes_xywh = self.boxes_xywh[rows]
-        self.box_scores = self.box_scores[rows]
-        self.keypoints = self.keypoints[rows]
-        self.areas = self.areas[rows]
-        self.person_ids = self.person_ids[rows]
+    def _samples(self, rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+        self._usable = len(rows)
+        if self._per_picture:
+            return np.unique(self._annotations.image_index[rows], return_index=True)[1]
+        return self._centres(rows, boxes_xywh)
 
-    def _first_of_pictures(self) -> np.ndarray:
-        return np.unique(self.image_index, return_index=True)[1]
-
-    def _centres(self) -> np.ndarray:
-        labelled = (self.keypoints[..., 2] > 0).sum(1)
-        fitting = np.flatnonzero((labelled >= self._min_joints) & (self.areas >= self._min_area))
-        middles = self.boxes_xywh[:, :2] + self.boxes_xywh[:, 2:] / 2
-        reach = self._spacing * self.boxes_xywh[:, 2:].max(1, initial=0)
+    def _centres(self, rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+        found = self._annotations
+        image_index = found.image_index[rows]
+        large = found.areas[rows].astype(np.float32) >= self._min_area
+        fitting = np.flatnonzero((found.labelled[rows] >= self._min_joints) & large)
+        middles = boxes_xywh[:, :2] + boxes_xywh[:, 2:] / 2
+        reach = self._spacing * boxes_xywh[:, 2:].max(1, initial=0)
         kept: list[int] = []
-        for picture in np.split(fitting, np.flatnonzero(np.diff(self.image_index[fitting])) + 1):
+        for picture in np.split(fitting, np.flatnonzero(np.diff(image_index[fitting])) + 1):
             before: list[int] = []
             for i in picture.tolist():
                 distances = np.linalg.norm(middles[before] - middles[i], axis=1)

@@ -125,3 +125,22 @@ def test_an_outline_knows_what_it_is_of():
 def test_far_corners_are_drawn_without_overflow():
     far = array("f", [-1e30, -1e30, 1e30, -1e30, 1e30, 1e30, -1e30, 1e30])
     assert drawn(table([far])[0]).all()
+
+
+def test_annotations_in_another_order():
+    segmentations = [[L_SHAPE], None, uncompressed(region()), [HOLE_FREE, L_SHAPE]]
+    rows = np.array([3, 1, 0, 2])
+    boxes = np.arange(16.0).reshape(4, 4)
+    flags = np.array([True, False, True, False])
+    sizes = np.tile(SIZE, (4, 1))
+    mixed = OutlineTable(segmentations, sizes, boxes, flags, ~flags, rows)
+    straight = OutlineTable([segmentations[i] for i in rows], sizes, boxes, flags, ~flags)
+    assert mixed.replaced.tolist() == [False, True, False, False]
+    for i in range(4):
+        assert np.array_equal(drawn(mixed[i]), drawn(straight[i]))
+        assert mixed[i].labelled == flags[i]
+
+
+def test_run_lengths_of_another_size_are_none_of_this_picture():
+    other = {"size": [20, 60], "counts": [1200]}
+    assert table(other, uncompressed(region())).replaced.tolist() == [True, False]
