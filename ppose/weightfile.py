@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import pickle
 import pickletools
@@ -11,7 +13,6 @@ from typing import IO, Any
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ppose.errors import PposeError
 from ppose.files import whole_file
@@ -19,6 +20,7 @@ from ppose.files import whole_file
 _NUMBERS = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
 _SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in _NUMBERS - {"b1"}}
 _SAFETENSORS |= {"BOOL": "b1", "BF16": "u2"}
+_METADATA = "__metadata__"  # its name in the header of a safetensors file
 
 
 class WeightsError(PposeError, ValueError):
@@ -37,12 +39,38 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
     """
     path = Path(path)
     with path.open("rb") as file:
-        start = file.read(64)
-        file.seek(0)
+        start = _start(file)
         if _is_safetensors(start):
-            return _read_safetensors(path, file)
-        _check_is_pickle(path, start)
+            try:
+                arrays, _ = _read_safetensors(path, file)
+            except safetensors.SafetensorError as error:
+                raise WeightsError(
+                    f"{path}: damaged or cut off ({error}); get the file again"
+                ) from None
+            if not arrays:
+                raise WeightsError(f"{path}: holds no tensors")
+            return arrays
+        if not _is_pickle(start):
+            raise WeightsError(f"{path}: {_foreign(path, start)}")
         return _tensors_in(path, _unpickle(path, file))
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors of a safetensors file by name, in C order, and its metadata.
+
+    Raises:
+        WeightsError: damaged or of another kind.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = _start(file)
+        if not _is_safetensors(start):
+            kind = "a pickle, which is not opened here" if _is_pickle(start) else ""
+            raise WeightsError(f"{path}: {kind or _foreign(path, start)}")
+        try:
+            return _read_safetensors(path, file)
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{path}: damaged or cut off ({error})") from None
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
@@ -61,30 +89,39 @@ def save_arrays(
 
     Args:
         path: target; its folder is made. A .pdparams file is a pickle, as `paddle.load` and
-            `read_arrays` take it; any other is a safetensors file.
+            `read_arrays` take it; any other is a safetensors file. The same content gives the
+            same bytes.
         arrays: name → numbers of any shape and layout.
         metadata: short texts kept in the header of a safetensors file, for `read_metadata`.
 
     Raises:
         TypeError: an array that does not hold numbers.
-        ValueError: metadata for a .pdparams file, which has no place for them.
+        ValueError: metadata for a .pdparams file, which has no place for them, or a name that a
+            safetensors file cannot hold.
     """
     pickled = Path(path).suffix == ".pdparams"
     if pickled and metadata:
         raise ValueError(f"{path}: a .pdparams file keeps no metadata; write .safetensors")
+    plain = plain_arrays(arrays)
+    with whole_file(path) as partial, partial.open("wb") as file:
+        if pickled:
+            pickle.dump(plain, file, protocol=4)  # the one that paddle.save writes
+        else:
+            _write_safetensors(file, plain, dict(metadata or {}))
+
+
+def plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Arrays in C order and little-endian, copied only where they are not; TypeError if no numbers.
+
+    bfloat16 is no dtype of NumPy's: it is kept as its bits in uint16.
+    """
     plain = {}
     for name, array in arrays.items():
         dtype = np.asarray(array).dtype
         if dtype.str[1:] not in _NUMBERS:
             raise TypeError(f"'{name}' holds {dtype}, expected numbers")
-        # safetensors copies memory as it lies.
-        plain[name] = np.asarray(array, dtype=dtype.newbyteorder("="), order="C")
-    with whole_file(path) as partial:
-        if pickled:
-            with partial.open("wb") as file:
-                pickle.dump(plain, file, protocol=4)  # the one that paddle.save writes
-        else:
-            partial.write_bytes(safetensors.numpy.save(plain, dict(metadata or {})))
+        plain[name] = np.asarray(array, dtype=dtype.newbyteorder("<"), order="C")
+    return plain
 
 
 class _RefusedError(WeightsError):
@@ -245,26 +282,62 @@ def _kind(value: object) -> str:
     return "array without content" if isinstance(value, _Array) else type(value).__name__
 
 
+def _start(file: IO[bytes]) -> bytes:
+    start = file.read(64)
+    file.seek(0)
+    return start
+
+
 def _is_safetensors(start: bytes) -> bool:
     """A 64-bit header length, small and not zero, then JSON."""
     return start[8:9] == b"{" and start[5:8] == b"\0\0\0"
 
 
-def _read_safetensors(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
-    try:
-        entries = safetensors.deserialize(file.read())
-    except safetensors.SafetensorError as error:
-        raise WeightsError(f"{path}: damaged or cut off ({error}); get the file again") from None
+def _write_safetensors(
+    file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """The library copies all arrays in memory, or writes a file that only its owner may read."""
+    if _METADATA in arrays:
+        raise ValueError(f"a safetensors file cannot hold an array of the name '{_METADATA}'")
+    # The widest first, so that each begins at a multiple of its width.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    codes = {code: kind for kind, code in _SAFETENSORS.items() if kind != "BF16"}
+    header: dict[str, Any] = {_METADATA: metadata} if metadata else {}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        begin, end = end, end + array.nbytes
+        kind = codes[array.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        file.write(arrays[name].reshape(-1).data)
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Straight into the arrays, without a copy; the library checks the header.
+
+    Raises:
+        safetensors.SafetensorError: not a whole safetensors file.
+        WeightsError: a dtype without a counterpart in NumPy.
+    """
+    with safetensors.safe_open(path, framework="np"):
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    metadata = header.pop(_METADATA, None) or {}
     arrays = {}
-    for name, entry in sorted(entries):
+    for name, entry in sorted(header.items()):
         if entry["dtype"] not in _SAFETENSORS:
             raise WeightsError(f"{path}: '{name}' has the dtype {entry['dtype']}, not supported")
-        flat = np.frombuffer(entry["data"], "<" + _SAFETENSORS[entry["dtype"]])
-        array = flat.reshape(entry["shape"]).copy()
+        flat = np.empty(math.prod(entry["shape"]), "<" + _SAFETENSORS[entry["dtype"]])
+        file.seek(8 + length + entry["data_offsets"][0])
+        if file.readinto(flat.data) != flat.nbytes:  # type: ignore[attr-defined]
+            raise safetensors.SafetensorError(f"'{name}' ends early")
+        array = flat.reshape(entry["shape"])
         arrays[name] = from_bfloat16(array) if entry["dtype"] == "BF16" else array
-    if not arrays:
-        raise WeightsError(f"{path}: holds no tensors")
-    return arrays
+    return arrays, metadata
 
 
 _FOREIGN = (
@@ -283,20 +356,22 @@ _FOREIGN = (
 )
 
 
-def _check_is_pickle(path: Path, start: bytes) -> None:
+def _is_pickle(start: bytes) -> bool:
+    old_torch = start.startswith(_FOREIGN[1][0])
+    return start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and not old_torch
+
+
+def _foreign(path: Path, start: bytes) -> str:
+    """What a file is that is neither safetensors nor a pickle, by its first bytes."""
     if not start:
-        raise WeightsError(f"{path}: the file is empty; get it again")
-    if start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"):
-        old_torch = start.startswith(_FOREIGN[1][0])
-        if not old_torch:
-            return
+        return "the file is empty"
     text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
     kind = next((what for magic, what in _FOREIGN if text.startswith(magic)), None)
     if kind is None:
         kind = f"of no known kind (begins with {start[:8]!r})"
         if path.suffix == ".pdiparams":
             kind = "the data of an exported model: give the .pdparams of the training"
-    raise WeightsError(f"{path}: not a file of weights, but {kind}")
+    return f"not a file of weights, but {kind}"
 
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:

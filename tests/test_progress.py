@@ -1,0 +1,101 @@
+import fcntl
+import os
+import struct
+import sys
+import termios
+
+import pytest
+
+from ppose import progress as module
+from ppose.progress import FiguresBar, on_terminal, print_line, progress
+
+
+class Screen:
+    """A terminal that keeps what is written to it."""
+
+    encoding = "utf-8"
+
+    def __init__(self):
+        self.text = ""
+
+    def write(self, text):
+        self.text += text
+
+    def flush(self):
+        pass
+
+    def isatty(self):
+        return True
+
+    def fileno(self):
+        raise OSError("no file")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Call it within the test: pytest sets both streams behind the fixtures."""
+
+    def show():
+        made = Screen()
+        monkeypatch.setattr(sys, "stdout", made)
+        monkeypatch.setattr(sys, "stderr", made)
+        return made
+
+    return show
+
+
+def test_lines_now_and_then_elsewhere(capsys, monkeypatch):
+    assert not on_terminal()
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_LINES", 0)
+    with progress(3, "evaluate", "image") as bar:
+        for _ in range(3):
+            bar.update()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(",")[0] for line in lines[:3]] == [
+        f"evaluate: {n} of 3 image" for n in (1, 2, 3)
+    ]
+
+
+def test_a_bar_on_a_terminal(screen):
+    screen = screen()
+    assert on_terminal()
+    with progress(3, "evaluate", "image") as bar:
+        bar.update(3)
+    assert "\r" in screen.text and "100%|" in screen.text
+
+
+def test_quiet_says_nothing(screen):
+    screen = screen()
+    with progress(3, "evaluate", "image", quiet=True) as bar:
+        bar.update(3)
+    assert screen.text == ""
+
+
+def test_lines_stay_above_a_bar_of_figures(screen):
+    screen = screen()
+    bar = FiguresBar(10, "epoch 1/2", done=4)
+    bar.figures = "loss 0.5"
+    bar.refresh()
+    print_line("a line")
+    bar.close()
+    print_line("another")
+    stays = [line.split("\r")[-1] for line in screen.text.split("\n")]
+    assert stays == ["a line", "another", ""]
+    assert "epoch 1/2 4/10 |" in screen.text and "| loss 0.5" in screen.text
+    behind = screen.text.index("a line")
+    assert "loss 0.5" in screen.text[behind:]  # drawn again below the line
+
+
+def test_lines_without_a_terminal_go_to_the_stdout_of_the_moment(capsys):
+    print_line("a line")
+    assert capsys.readouterr().out == "a line\n"
+
+
+def test_a_terminal_without_width_gets_lines(monkeypatch):
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as screen:
+        monkeypatch.setattr(sys, "stderr", screen)
+        for columns, drawn in ((80, True), (0, False)):
+            fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            assert on_terminal() == drawn
+    os.close(ours)
