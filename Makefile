@@ -1,8 +1,10 @@
-# make quickstart | quickstart-bottomup | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
+# make quickstart | quickstart-bottomup | board | test | check | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
 PYTHON ?= python3
 GPU ?= $(shell cat .venv/gpu 2>/dev/null)
 PADDLE_GPU = paddlepaddle-gpu==3.3.1 -i https://www.paddlepaddle.org.cn/packages/stable/$(GPU)/
 JOBS ?= 2
+BIND ?= 127.0.0.1
+PORT ?= 8040
 BIN := .venv/bin
 DATA := dataset/synthetic_easy
 RUN := output/quickstart
@@ -10,12 +12,13 @@ GROUPS := dataset/synthetic_group
 GROUPS_RUN := output/imhn_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-bottomup test check clean
+.PHONY: help install quickstart quickstart-bottomup board test check clean
 
 help:
 	@echo "make quickstart   train, evaluate and draw on synthetic people, in minutes on a CPU"
 	@echo "make quickstart-bottomup"
 	@echo "                  the same without boxes: several people in a picture, found at once"
+	@echo "make board        curves and pictures of all runs below output, as a page; PORT=8040"
 	@echo "make test         run every test"
 	@echo "make check        lint, formatting, types"
 	@echo "make install      only make .venv; GPU=cu126 takes Paddle's GPU build for CUDA 12.6"
@@ -55,7 +58,7 @@ quickstart: install
 	@echo "weights   $(RUN)/best.safetensors"
 	@echo "scores    $(RUN)/scores.json"
 	@echo "pictures  $(RUN)/infer"
-	@echo "curves    $(BIN)/visualdl --logdir $(RUN)/vdl"
+	@echo "curves    make board"
 
 quickstart-bottomup: install
 	rm -rf $(GROUPS_RUN)
@@ -70,7 +73,12 @@ quickstart-bottomup: install
 	@echo "weights   $(GROUPS_RUN)/best.safetensors"
 	@echo "scores    $(GROUPS_RUN)/scores.json"
 	@echo "pictures  $(GROUPS_RUN)/infer"
-	@echo "curves    $(BIN)/visualdl --logdir $(GROUPS_RUN)/vdl"
+	@echo "curves    make board"
+
+# Stays until Ctrl-C; it prints its address.
+board: install
+	@mkdir -p output
+	$(BIN)/visualdl --logdir output --host $(BIND) --port $(PORT) --language en --disable-telemetry
 
 test: install
 	$(BIN)/python -m pytest -n $(JOBS)

@@ -17,7 +17,7 @@ from ppose.models.network import Network
 from ppose.weightfile import WeightsError, from_bfloat16, read_arrays
 
 # How a training state names its kinds of tensors.
-MODEL, OPTIMIZER, AVERAGE = "model.", "optimizer.", "average."
+MODEL, OPTIMIZER, AVERAGE, EMA = "model.", "optimizer.", "average.", "ema."
 _BACKBONE = "backbone."
 _SHOWN = 4
 
@@ -138,11 +138,15 @@ def set_weights(
 
 
 def weights_in(source: str | Path) -> dict[str, np.ndarray]:
-    """The network's tensors of a weight file or of a training state, by path or address."""
+    """The network's tensors of a weight file or of a training state, by path or address.
+
+    Of a state with a moving average that is taken, as it is what the run evaluates.
+    """
     arrays = read_arrays(fetch(source))
     if not any(name.startswith(OPTIMIZER) for name in arrays):
         return arrays
-    return {k.removeprefix(MODEL): v for k, v in arrays.items() if k.startswith(MODEL)}
+    kind = EMA if any(name.startswith(EMA) for name in arrays) else MODEL
+    return {k.removeprefix(kind): v for k, v in arrays.items() if k.startswith(kind)}
 
 
 def _trunk_of(network: paddle.nn.Layer) -> dict[str, paddle.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -32,16 +33,16 @@ def parser(description: str, examples: str) -> argparse.ArgumentParser:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Runs a tool and exits: 0 done, 1 an error, 130 stopped by Ctrl-C.
+    """Runs a tool and exits: 0 done, 1 an error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
     Errors about what was given are printed without a trace; a trace means a bug.
     """
     cv2.setNumThreads(0)
     try:
         sys.exit(main() or 0)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + (stop.args[0] if stop.args else signal.SIGINT))
     except (PposeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

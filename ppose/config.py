@@ -49,6 +49,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+# YAML 1.2 knows no other booleans, so that `amp: off` is a text. Resolvers are shared by class.
+for _handler in (_Loader, _Dumper):
+    _handler.yaml_implicit_resolvers = {
+        start: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
+        for start, rules in _handler.yaml_implicit_resolvers.items()
+    }
+    _handler.add_implicit_resolver(
+        "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+    )
+
 # The dumper too, so that it quotes the text "1e3".
 for _handler in (_Loader, _Dumper):
     _handler.add_implicit_resolver(

@@ -14,7 +14,10 @@ from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
 from ppose.data.scenes import CocoScenes
 from ppose.data.transforms import Normalize, Transform
+from ppose.engine.amp import AmpLevel, AmpType
 from ppose.engine.average import SWA
+from ppose.engine.early_stop import EarlyStop
+from ppose.engine.ema import EMA
 from ppose.engine.optim import Optimizer, Schedule
 from ppose.engine.predict import PoseEstimator
 from ppose.losses import Loss
@@ -38,13 +41,26 @@ class Config:
         train_dataset, val_dataset: where images and annotations are.
         loss, optimizer, schedule: what training minimises and how.
         swa: averages the weights of the last epochs.
+        ema: averages the weights all along; the average is what is evaluated and kept as best.
+        early_stop: ends the run when AP no longer rises.
+        amp: half precision in training; float32 is "off".
+        amp_level: O1 keeps the weights in float32, O2 in half precision beside float32 copies.
+        accumulate: batches of each device whose gradients make one step.
+        freeze: patterns; parameters whose names begin with a match are not trained.
+        sync_batch_norm: batch norm over the samples of all devices.
+        to_static: trains a compiled graph instead of operator by operator.
+        deterministic: only operators that give the same bits on every run.
+        overfit_batch: trains on the first batch again and again, which a sound model learns.
         metric, postprocess: how people are scored.
         flip_test: average with the mirror image in evaluation and inference.
         epochs: passes over the training data.
         batch_size: inputs of the network in a batch on each device, in training and inference.
+            A step sees batch_size × devices × accumulate samples.
         workers: processes that load training data.
         eval_every: epochs between two evaluations during training.
-        log_every: steps between two lines on the console.
+        log_every: steps between two reports on console and board.
+        save_every: epochs between two checkpoints; a fraction saves within epochs.
+        keep_checkpoints: how many of the newest are kept.
         seed: of initial weights, order and augmentation.
         pretrain_weights: where training starts from; a head that does not fit is left fresh.
         weights: what is evaluated and run; loaded strictly.
@@ -65,6 +81,16 @@ class Config:
     optimizer: Optimizer
     schedule: Schedule
     swa: SWA | None
+    ema: EMA | None
+    early_stop: EarlyStop | None
+    amp: AmpType
+    amp_level: AmpLevel
+    accumulate: int
+    freeze: list[str]
+    sync_batch_norm: bool
+    to_static: bool
+    deterministic: bool
+    overfit_batch: bool
     metric: CocoMetric
     postprocess: Postprocess
     flip_test: bool
@@ -73,6 +99,8 @@ class Config:
     workers: int
     eval_every: int
     log_every: int
+    save_every: float
+    keep_checkpoints: int
     seed: int
     pretrain_weights: str | None
     weights: str | None
@@ -81,7 +109,7 @@ class Config:
 
 _LEAST = {
     **{"epochs": 1, "batch_size": 1, "eval_every": 1, "log_every": 1},
-    **{"workers": 0, "seed": 0},
+    **{"workers": 0, "seed": 0, "accumulate": 1, "keep_checkpoints": 1},
 }
 
 
@@ -103,6 +131,8 @@ class Experiment:
         for key, least in _LEAST.items():
             if config[key] < least:
                 raise ConfigError(f"{key}: expected at least {least}, found {config[key]}")
+        if not config["save_every"] > 0:
+            raise ConfigError(f"save_every: expected above 0, found {config['save_every']}")
         self.config = config
 
     @classmethod

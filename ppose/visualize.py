@@ -19,6 +19,8 @@ _OUTLINE = (16, 18, 26)
 _BACKGROUND = (24, 26, 30)
 _OPACITY = 0.85
 _BOX_OPACITY = 0.5
+# How much of a map's colour lies where the map is 0.
+_MAP_GROUND = 0.35
 # Fractional bits of the coordinates that OpenCV draws at.
 _SHIFT = 5
 
@@ -51,6 +53,30 @@ def draw_poses(
         if seen[person].any():
             _draw_person(canvas, xy[person], seen[person], poses.skeleton, thickness[person])
     return canvas
+
+
+def draw_maps(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
+    """A copy of a picture with heat maps shining on it, the highest of all maps at each place.
+
+    From 0, where the picture is darkened, to 1: dark blue, violet, orange, bright yellow.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        maps: (C, h, w) in 0..1, which spread over the picture; beyond they are cut, and what is
+            not a number is 0.
+
+    Raises:
+        ValueError: image or maps are not of that form.
+    """
+    if maps.ndim != 3 or 0 in maps.shape:
+        raise ValueError(f"maps: expected (C, h, w), found {maps.shape}")
+    height, width = _checked(image).shape[:2]
+    highest = np.nan_to_num(maps.astype(np.float32)).max(0)
+    heat = np.clip(cv2.resize(highest, (width, height), interpolation=cv2.INTER_LINEAR), 0, 1)
+    colours = cv2.applyColorMap(np.rint(255 * heat).astype(np.uint8), cv2.COLORMAP_INFERNO)
+    share = (1 - _MAP_GROUND) * np.sqrt(heat)[..., None] + _MAP_GROUND
+    mixed = share * colours[..., ::-1] + (1 - share) * image
+    return np.rint(mixed).astype(np.uint8)
 
 
 def draw_grid(

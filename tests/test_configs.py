@@ -47,7 +47,7 @@ def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
             assert np.isfinite(gradient).all(), name
             assert gradient.any(), name
 
-    optimizer = run.optimizer.create(run.model.parameters())
+    optimizer = run.optimizer.create(dict(run.model.named_parameters()))
     optimizer.step()
     assert 0 < run.schedule.factor(0, 100, run.epochs) <= 1
 

@@ -44,7 +44,7 @@ def test_train_then_resume_to_more_epochs(trained):
     out = tool("train", "-c", QUICKSTART, "--resume", "-o", *overrides, "epochs=2")
     assert "resumed behind step" in out
     assert "epoch 2/2" in out
-    assert read_arrays(folder / "latest.safetensors")
+    assert read_arrays(folder / "last.safetensors")
 
 
 def test_eval_prints_the_table_and_writes_json_and_results(trained, tmp_path):

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from ppose.errors import PposeError
 from ppose.skeleton import COCO17, Joint, Skeleton
 from ppose.structures import Poses
-from ppose.visualize import draw_grid, draw_poses, save_image
+from ppose.visualize import draw_grid, draw_maps, draw_poses, save_image
 
 PAIR = Skeleton(
     "pair",
@@ -236,3 +236,39 @@ def test_a_folder_that_is_a_file_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         save_image(tmp_path / "file" / "picture.png", grey())
+
+
+def test_maps_shine_where_they_are_high():
+    maps = np.zeros((3, 30, 40), np.float32)
+    maps[1, 9:12, 19:22] = 1
+    maps[2, 24:27, 4:7] = 0.5
+    image = grey()
+    drawn = draw_maps(image, maps).astype(int).sum(-1)
+    assert (image == 90).all()
+    y, x = np.unravel_index(drawn.argmax(), drawn.shape)
+    assert 36 <= y < 48 and 76 <= x < 88
+    low = drawn[maps.max(0).repeat(4, 0).repeat(4, 1) == 0].min()
+    assert drawn.max() > 600 > drawn[4 * 25 + 1, 4 * 5 + 1] > low
+    assert low < 3 * 90
+
+
+def test_what_is_beyond_0_to_1_or_no_number_is_cut():
+    wild = np.array([[[-3, np.nan], [7, np.inf]]], np.float32)
+    tame = np.array([[[0, 0], [1, 1]]], np.float32)
+    assert np.array_equal(draw_maps(grey(2, 2), wild), draw_maps(grey(2, 2), tame))
+
+
+@given(
+    arrays(np.float32, st.tuples(*[st.integers(1, 5)] * 3), elements=st.floats(width=32)),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_maps_of_any_size_fit_any_picture(maps, height, width):
+    drawn = draw_maps(grey(height, width), maps)
+    assert drawn.shape == (height, width, 3) and drawn.dtype == np.uint8
+
+
+@pytest.mark.parametrize("shape", [(30, 40), (0, 30, 40), (3, 0, 40), (1, 3, 30, 40)])
+def test_maps_of_another_form_are_refused(shape):
+    with pytest.raises(ValueError, match="expected \\(C, h, w\\), found"):
+        draw_maps(grey(), np.zeros(shape, np.float32))

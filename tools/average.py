@@ -17,7 +17,7 @@ examples:
 
 A mean of weights needs batch-norm statistics of its own: with a config they are measured on its
 training data; without one they are averaged too, which is worse. Training states
-(latest.safetensors) are taken as well; their optimizer is left out."""
+(checkpoints/step-….safetensors) are taken as well; their optimizer is left out."""
 
 
 def main() -> None:

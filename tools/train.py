@@ -14,13 +14,19 @@ EXAMPLES = """\
       epochs=5 optimizer.lr=1e-4
   python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c configs/hrnet_w32_256x192.yml
 
-The run's folder (output_dir) gets config.yml, best.safetensors (weights of the best AP),
-latest.safetensors (what --resume needs) and vdl (visualdl --logdir output)."""
+The run's folder (output_dir) gets
+  config.yml, run.json          what was run: config, command, versions, commit
+  train.log, metrics.jsonl      what was printed; losses and scores as JSON lines
+  vdl                           curves and pictures: make board
+  checkpoints                   the newest states, for --resume
+  best.safetensors, last.safetensors   weights of the best AP, and of the last step"""
 
 
 def main() -> None:
     arguments = parser(__doc__, EXAMPLES)
-    arguments.add_argument("--resume", action="store_true", help="go on from latest.safetensors")
+    arguments.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint, to the same result"
+    )
     args = arguments.parse_args()
 
     from ppose.engine.trainer import train

@@ -54,6 +54,7 @@ class BodyParts(Codec):
         if not 0 < cut < 1 or not 0 <= limb_floor < 1:
             raise ValueError(f"cut and limb_floor are heights in 0..1: {cut}, {limb_floor}")
         self.parts = parts
+        self.joint_channels = parts.joint_channels
         self.skeleton = parts.skeleton
         self.channels = parts.channels
         self.size_wh = size_wh
@@ -118,7 +119,7 @@ class BodyParts(Codec):
         if len(maps) != self.channels:
             raise ValueError(f"expected {self.channels} maps of {self.parts}, found {len(maps)}")
         people = self.grouping(
-            maps[self.parts.joint_channels],
+            maps[self.joint_channels],
             maps[self.parts.limb_channels],
             self.parts.limb_index,
         )

@@ -19,6 +19,7 @@ class Codec(ABC):
         stride: input pixels for each cell of the maps.
         channels: number of maps.
         uses_boxes: whether an input shows one person in a box (top-down) or everybody.
+        joint_channels: the maps that show joints.
     """
 
     skeleton: Skeleton
@@ -26,6 +27,7 @@ class Codec(ABC):
     stride: int
     channels: int
     uses_boxes: bool
+    joint_channels: slice = slice(None)
 
     @abstractmethod
     def targets(self, sample: Sample) -> dict[str, np.ndarray]:

@@ -6,9 +6,12 @@ epoch, whatever the number of workers.
 
 from __future__ import annotations
 
-import signal
-import traceback
+import random
+import sys
+import warnings
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 from typing import Any, Protocol
 
 import cv2
@@ -19,7 +22,7 @@ from ppose.codecs.codec import Codec
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, Transform, Warp, augmented
-from ppose.errors import PposeError
+from ppose.data.workers import Workers, sample_bytes
 from ppose.registry import ConfigError
 from ppose.structures import Sample
 
@@ -36,7 +39,7 @@ class SampleSource(Protocol):
     def __getitem__(self, index: int) -> Sample: ...
 
 
-class TrainingSet(paddle.io.Dataset):
+class TrainingSet:
     """Augmented, encoded samples, indexed by (epoch, index).
 
     A sample whose picture cannot be read is replaced by another, and marked in `replaced`.
@@ -49,7 +52,6 @@ class TrainingSet(paddle.io.Dataset):
     def __init__(
         self, source: SampleSource, transforms: Sequence[Transform], codec: Codec, seed: int
     ):
-        super().__init__()
         if sum(isinstance(t, Warp) for t in transforms) != 1:
             names = ", ".join(type(t).__name__ for t in transforms)
             raise PipelineError(f"train_transforms: expected one Warp, found {names or 'nothing'}")
@@ -65,7 +67,7 @@ class TrainingSet(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:  # type: ignore[override]
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """uint8 image (H, W, 3), the codec's targets, the sample's index, and `replaced`.
 
         Raises:
@@ -106,8 +108,8 @@ class TrainingSet(paddle.io.Dataset):
 class EpochSampler(paddle.io.BatchSampler):
     """All batches of all epochs, from any step on, as lists of (epoch, index).
 
-    Each epoch is a new order in which every sample stands once. Its batches, over all devices,
-    are of equal size to within one sample, so that no epoch ends in a tiny batch, and each device
+    Each epoch is a new order in which every sample stands once. Its steps, over all devices, are
+    of equal size to within one sample, so that no epoch ends in a tiny batch, and each device
     has a part in every one.
 
     Args:
@@ -118,10 +120,12 @@ class EpochSampler(paddle.io.BatchSampler):
         seed: of the order.
         first_step: step of the whole run to start from.
         rank, devices: this process and how many share the work.
+        accumulate: batches of each device that make one step.
+        repeat_first: every step has the batches of the very first one, to overfit on.
 
     Raises:
-        ConfigError: `batch_size` below 1 or `epochs` below 0.
-        DataError: fewer samples than devices.
+        ConfigError: `batch_size` or `accumulate` below 1 or `epochs` below 0.
+        DataError: fewer samples than the batches of a step.
     """
 
     def __init__(
@@ -133,32 +137,59 @@ class EpochSampler(paddle.io.BatchSampler):
         first_step: int = 0,
         rank: int = 0,
         devices: int = 1,
+        accumulate: int = 1,
+        repeat_first: bool = False,
     ):
-        if batch_size < 1:
-            raise ConfigError(f"batch_size: expected at least 1, found {batch_size}")
-        if epochs < 0:
-            raise ConfigError(f"epochs: expected at least 0, found {epochs}")
-        if samples < devices:
-            raise DataError(f"{samples} samples cannot be shared by {devices} devices")
+        for name, value, least in (
+            ("batch_size", batch_size, 1),
+            ("accumulate", accumulate, 1),
+            ("epochs", epochs, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"{name}: expected at least {least}, found {value}")
+        shares = devices * accumulate
+        if samples < shares:
+            parts = f"{devices} devices" + (f" x accumulate {accumulate}" if accumulate > 1 else "")
+            raise DataError(f"{samples} samples cannot be shared by {parts}")
         self.samples = samples
-        self.steps_per_epoch = min(-(-samples // (batch_size * devices)), samples // devices)
+        self.steps_per_epoch = min(-(-samples // (batch_size * shares)), samples // shares)
         self.epochs = epochs
         self.seed = seed
         self.first_step = first_step
         self.rank = rank
         self.devices = devices
+        self.accumulate = accumulate
+        self.repeat_first = repeat_first
 
     def __len__(self) -> int:
-        return self.steps_per_epoch * self.epochs - self.first_step
+        return (self.steps_per_epoch * self.epochs - self.first_step) * self.accumulate
+
+    def samples_in(self, step: int) -> int:
+        """Samples of all devices in a step of the whole run."""
+        each, larger = divmod(self.samples, self.steps_per_epoch)
+        place = 0 if self.repeat_first else step % self.steps_per_epoch
+        return each + (place < larger)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:  # type: ignore[override]
+        if self.repeat_first:
+            for _ in range(len(self) // self.accumulate):
+                yield from self._shares(0, self._steps(0)[0])
+            return
         first_epoch, skipped = divmod(self.first_step, self.steps_per_epoch)
         for epoch in range(first_epoch, self.epochs):
-            order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
-            batches = np.array_split(order, self.steps_per_epoch)
-            for batch in batches[skipped if epoch == first_epoch else 0 :]:
-                share = np.array_split(batch, self.devices)[self.rank]
-                yield [(epoch, int(index)) for index in share]
+            for step in self._steps(epoch)[skipped if epoch == first_epoch else 0 :]:
+                yield from self._shares(epoch, step)
+
+    def _steps(self, epoch: int) -> list[np.ndarray]:
+        """Indices of the samples of each step, over all devices."""
+        order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
+        return np.array_split(order, self.steps_per_epoch)
+
+    def _shares(self, epoch: int, step: np.ndarray) -> Iterator[list[tuple[int, int]]]:
+        """This device's batches of a step."""
+        shares = np.array_split(step, self.devices * self.accumulate)
+        for share in shares[self.rank :: self.devices]:
+            yield [(epoch, int(index)) for index in share]
 
 
 def training_loader(
@@ -168,11 +199,17 @@ def training_loader(
 
     Raises:
         ConfigError: `workers` below 0.
+        WorkerDiedError: a process was killed or crashed.
         PposeError: what the data set raises, from whichever process.
         RuntimeError: any other error of a worker, with its trace.
     """
     if workers < 0:
         raise ConfigError(f"workers: expected at least 0, found {workers}")
+    if workers and sys.platform != "linux":
+        warnings.warn(
+            "workers: only Linux can share the data; loading in this process", stacklevel=2
+        )
+        workers = 0
     return _load_in_workers(dataset, sampler, workers) if workers else _load(dataset, sampler)
 
 
@@ -180,64 +217,43 @@ def _load(
     dataset: TrainingSet, sampler: EpochSampler
 ) -> Generator[dict[str, paddle.Tensor], None, None]:
     for keys in sampler:
-        batch = _stack([dataset[key] for key in keys])
-        yield {name: paddle.to_tensor(values) for name, values in batch.items()}
+        samples = [dataset[key] for key in keys]
+        yield {
+            name: paddle.to_tensor(np.stack([sample[name] for sample in samples]))
+            for name in samples[0]
+        }
 
 
 def _load_in_workers(
     dataset: TrainingSet, sampler: EpochSampler, workers: int
 ) -> Generator[dict[str, paddle.Tensor], None, None]:
-    loader = paddle.io.DataLoader(
-        _Guarded(dataset),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_stack_or_error,  # type: ignore[arg-type]
-        worker_init_fn=_start_worker,
+    keys = iter(sampler)
+    first = next(keys, None)
+    if first is None:
+        return
+    pool = Workers(
+        make=lambda keys: [dataset[key] for key in keys],
+        number=workers,
+        batch_bytes=_batch_bytes(dataset, first),
+        start=lambda index: _start_worker(dataset.seed, index),
     )
-    batches = iter(loader)
+    with closing(pool):
+        for batch in pool.batches(chain([first], keys)):
+            yield {name: paddle.to_tensor(values) for name, values in batch.items()}
+
+
+def _batch_bytes(dataset: TrainingSet, keys: list[tuple[int, int]]) -> int:
+    """Memory of the largest batch; they differ by one sample."""
     try:
-        for batch in batches:
-            if "error" in batch:
-                raise batch["error"]
-            yield batch
-    finally:
-        # Paddle has no public way to stop early; its reader thread keeps the workers alive.
-        batches._try_shutdown_all()  # type: ignore[attr-defined]
+        sample = dataset[keys[0]]
+    except Exception:
+        return 0  # the worker that comes to it tells
+    return sample_bytes(sample) * (len(keys) + 1)
 
 
-class _Guarded(paddle.io.Dataset):
-    """Samples, or the error instead: Paddle's loader loses what is raised in a worker."""
-
-    def __init__(self, dataset: TrainingSet):
-        super().__init__()
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any] | Exception:  # type: ignore[override]
-        try:
-            return self.dataset[key]
-        except PposeError as error:
-            return error
-        except Exception:
-            return RuntimeError(f"(epoch, sample) {key}: {traceback.format_exc()}")
-
-
-def _stack(samples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
-    return {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-
-
-def _stack_or_error(samples: Sequence[dict[str, Any] | Exception]) -> dict[str, Any]:
-    for sample in samples:
-        if isinstance(sample, Exception):
-            # Paddle takes a batch without an array for the end.
-            return {"error": sample, "image": np.zeros(1, np.uint8)}
-    return _stack(samples)  # type: ignore[arg-type]
-
-
-def _start_worker(worker_id: int) -> None:
-    """Workers are the parallelism; threads inside them would only fight."""
+def _start_worker(seed: int, index: int) -> None:
+    # Workers are the parallelism; threads inside them would only fight.
     cv2.setNumThreads(0)
-    # Ctrl-C reaches the whole process group; the trainer stops its workers when it is ready.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Draws are given to transforms; one that takes its own still is not to repeat another's.
+    random.seed(f"{seed} {index}")
+    np.random.seed(np.random.SeedSequence((seed, index)).generate_state(4))  # noqa: NPY002

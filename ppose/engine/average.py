@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
-from paddle.nn import BatchNorm1D, BatchNorm2D, BatchNorm3D
 
 from ppose.checkpoint import set_weights, weights_in
 from ppose.data.loader import EpochSampler, training_loader
+from ppose.engine.norms import renew_norms
 from ppose.errors import PposeError
 from ppose.files import check_writable
 from ppose.registry import register
@@ -21,8 +20,6 @@ from ppose.weightfile import WeightsError, float32, save_arrays
 
 if TYPE_CHECKING:
     from ppose.experiment import Experiment
-
-_NORMS = (BatchNorm1D, BatchNorm2D, BatchNorm3D, paddle.nn.SyncBatchNorm)
 
 
 class WeightAverage:
@@ -48,6 +45,24 @@ class WeightAverage:
                 before += (array - before) / self.count
 
 
+@contextmanager
+def borrowed(
+    network: paddle.nn.Layer, weights: Mapping[str, np.ndarray | paddle.Tensor]
+) -> Iterator[None]:
+    """A context in which a network has other weights, of the same names and shapes."""
+    own = network.state_dict()
+    kept = {name: tensor.clone() for name, tensor in own.items()}
+    try:
+        for name, tensor in own.items():
+            given = weights[name]
+            given = given if isinstance(given, paddle.Tensor) else paddle.to_tensor(given)
+            tensor.set_value(given.astype(tensor.dtype))
+        yield
+    finally:
+        for name, tensor in own.items():
+            tensor.set_value(kept[name])
+
+
 @register
 class SWA:
     """Stochastic weight averaging (Izmailov et al., 2018), with which SimplePose ends its training.
@@ -60,7 +75,8 @@ class SWA:
         start_epoch: epochs that are trained before, at least 0.
         every: epochs between two sets.
         lr: learning rate from then on, the highest and the lowest: it falls between two sets,
-            epoch by epoch, and a set is taken at its lowest. None keeps the schedule.
+            epoch by epoch, and a set is taken at its lowest. None keeps the schedule. As the
+            optimizer's own, it is meant for `base_batch` samples.
         norm_batches: training batches for the batch-norm statistics.
     """
 
@@ -171,38 +187,3 @@ def _check_same(
             f"{names[1]} is of another network than {names[0]}: {len(differing)} tensors differ, "
             f"such as '{differing[0]}'"
         )
-
-
-def renew_norms(network: paddle.nn.Layer, images: Iterable[paddle.Tensor], batches: int) -> int:
-    """Measures all batch-norm statistics anew, as the plain mean over some batches.
-
-    A mean of weights has other activations than each of its parts, so that a mean of their
-    statistics does not fit it.
-
-    Args:
-        network: its statistics are replaced; other weights stay.
-        images: normalised inputs (N, 3, H, W).
-        batches: how many of them to take at most.
-
-    Returns:
-        batches taken.
-    """
-    norms = [layer for layer in network.sublayers() if isinstance(layer, _NORMS)]
-    momenta = [layer._momentum for layer in norms]
-    was_training = network.training
-    network.train()
-    taken = 0
-    try:
-        with paddle.no_grad():
-            for image in islice(images, batches):
-                for layer in norms:
-                    # The share that the old value keeps: 0 at first, so that nothing is left of it.
-                    layer._momentum = taken / (taken + 1)
-                network(image)
-                taken += 1
-    finally:
-        for layer, momentum in zip(norms, momenta, strict=True):
-            layer._momentum = momentum
-        if not was_training:
-            network.eval()
-    return taken

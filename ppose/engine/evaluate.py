@@ -13,9 +13,11 @@ from ppose.api import best_of_run, chosen_weights, load_chosen
 from ppose.data.coco import CocoDataset
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
+from ppose.engine import parallel
 from ppose.engine.predict import PoseEstimator, Request
 from ppose.experiment import Experiment
 from ppose.files import check_writable, write_json
+from ppose.log import log
 from ppose.metrics.coco import CocoMetric, CocoScores
 from ppose.progress import progress
 from ppose.structures import Poses
@@ -26,8 +28,9 @@ def evaluate(
 ) -> CocoScores:
     """COCO keypoint scores of an estimator.
 
-    Under `paddle.distributed` each process takes its share of the pictures and every process
-    gets the scores of all. The metric keeps the poses, for `metric.save_results`.
+    Under `paddle.distributed.launch` each process takes its share of the pictures and every
+    process gets the scores of all, which are those that one process finds. The metric keeps the
+    poses, for `metric.save_results`.
 
     Args:
         estimator: what is scored.
@@ -39,9 +42,9 @@ def evaluate(
         DataError: not one picture could be read.
     """
     metric.reset(dataset.category_id)
-    rank, world = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
+    rank, devices = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     everything = list(requests_of(dataset, estimator.crop.uses_boxes))
-    requests = everything[rank::world]
+    requests = everything[rank::devices]
     failed: list[ImageError] = []
     found: list[Poses] = []
     bar = progress(total=len(requests), unit="image", label="evaluate", quiet=quiet or rank > 0)
@@ -50,8 +53,9 @@ def evaluate(
             found.append(poses)
             bar.update(len(found) + len(failed) - bar.n)
     for error in failed:
-        print(f"left out: {error}")
-    found = _gathered(found, world)
+        log.info(f"left out: {error}")
+    places = {request.image_id: i for i, request in enumerate(everything)}
+    found = sorted(parallel.gathered(found), key=lambda poses: places[poses.image_id])
     if everything and not found:
         raise DataError("not one picture of val_dataset could be read")
     for poses in found:
@@ -66,21 +70,29 @@ def evaluate_weights(
 ) -> CocoScores:
     """Scores the experiment's weights on its `val_dataset` and prints the table.
 
+    Of several processes the first one prints and writes.
+
     Args:
         experiment: see `load_chosen` for which weights it takes.
         scores_file: JSON of the scores and of what decides them: weights, boxes, flip test.
         results_file: all poses in COCO's results format.
     """
-    for target in filter(None, (scores_file, results_file)):
-        check_writable(target)
-    print(f"val: {experiment.val_dataset.summary()}")
+    parallel.start()
+    is_main = paddle.distributed.get_rank() == 0
+    if is_main:
+        for target in filter(None, (scores_file, results_file)):
+            check_writable(target)
     weights = chosen_weights(experiment)
-    print(f"weights: {weights}", flush=True)
-    best = best_of_run(experiment)
-    if best.is_file() and best != Path(weights):
-        print(f"(this config's own run is in {best}: -o weights={best})")
+    if is_main:
+        print(f"val: {experiment.val_dataset.summary()}")
+        print(f"weights: {weights}", flush=True)
+        best = best_of_run(experiment)
+        if best.is_file() and best != Path(weights):
+            print(f"(this config's own run is in {best}: -o weights={best})")
     estimator = load_chosen(experiment, weights)
     scores = evaluate(estimator, experiment.val_dataset, experiment.metric)
+    if not is_main:
+        return scores
     print(scores.table())
     if scores_file:
         about = {
@@ -118,11 +130,3 @@ def _without(ground_truth: dict[str, Any], image_ids: set[int | None]) -> dict[s
         "images": [i for i in ground_truth["images"] if i["id"] not in image_ids],
         "annotations": [a for a in ground_truth["annotations"] if a["image_id"] not in image_ids],
     }
-
-
-def _gathered(found: list[Poses], world: int) -> list[Poses]:
-    if world == 1:
-        return found
-    shares: list[list[Poses]] = []
-    paddle.distributed.all_gather_object(shares, found)
-    return [poses for share in shares for poses in share]

@@ -1,26 +1,25 @@
-"""What happens around the steps of training: console, VisualDL, evaluation, checkpoints."""
+"""What happens around the steps of training: evaluation, averages, checkpoints, early stop."""
 
 from __future__ import annotations
 
 import time
-from datetime import timedelta
-from itertools import islice
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
+import paddle
 
-from ppose.checkpoint import set_weights
-from ppose.data.images import read_image
-from ppose.engine.average import renew_norms
-from ppose.engine.evaluate import evaluate, requests_of
-from ppose.engine.state import network_arrays
-from ppose.visualize import draw_grid
+from ppose.engine.average import borrowed
+from ppose.engine.evaluate import evaluate
+from ppose.engine.norms import renew_norms
+from ppose.engine.state import float_arrays
+from ppose.log import log
+from ppose.metrics.coco import CocoScores
 from ppose.weightfile import save_arrays
 
 if TYPE_CHECKING:
-    from ppose.engine.trainer import StepReport, Trainer
-
-_PICTURES = 12
+    from ppose.engine.step import StepReport
+    from ppose.engine.trainer import Trainer
 
 
 class Hook:
@@ -35,191 +34,143 @@ class Hook:
     def after_epoch(self, trainer: Trainer) -> None:
         """After the last step of each epoch."""
 
+    def after_evaluation(self, trainer: Trainer, scores: CocoScores, what: str) -> None:
+        """After each evaluation, on every process, while the network has the weights that were
+        scored, which `what` says in words.
+        """
+
     def after_train(self, trainer: Trainer) -> None:
         """Once, after the last step."""
+
+    def close(self, trainer: Trainer) -> None:
+        """At the end, however training ended."""
 
 
 def default_hooks(trainer: Trainer) -> list[Hook]:
     """The usual set; only the main process writes."""
-    evaluation = Evaluation()
-    averaging = [Averaging(evaluation)] if trainer.experiment.swa else []
-    if not trainer.is_main:
-        return [evaluation, *averaging]
-    board = Board()
-    evaluation.board = board
-    return [RunFolder(), Console(), board, evaluation, *averaging, Latest()]
+    from ppose.engine.board import Board
+    from ppose.engine.logs import Console, Metrics, RunFolder
 
-
-def _is_due(trainer: Trainer) -> bool:
-    return trainer.step % trainer.experiment.log_every == 0 or trainer.step == trainer.last_step
-
-
-class RunFolder(Hook):
-    """Saves the config and says what is trained on."""
-
-    def before_train(self, trainer: Trainer) -> None:
-        path = trainer.experiment.save()
-        print(f"config: {path}")
-        print(f"train: {trainer.experiment.train_dataset.summary()}")
-        print(f"val:   {trainer.experiment.val_dataset.summary()}")
-        if trainer.step:
-            print(f"resumed behind step {trainer.step} of {trainer.last_step}")
-
-
-class Console(Hook):
-    """A line every `log_every` steps, with the mean since the last line."""
-
-    def before_train(self, trainer: Trainer) -> None:
-        self.reports: list[tuple[float, float, float, int]] = []
-        self.losses: list[dict[str, float]] = []
-        self.replaced = 0
-
-    def after_step(self, trainer: Trainer, report: StepReport) -> None:
-        self.reports.append((report.loss, report.seconds, report.data_seconds, report.samples))
-        self.losses.append(report.losses)
-        self.replaced += report.replaced
-        if not _is_due(trainer):
-            return
-        loss, seconds, waited, samples = np.array(self.reports).T
-        left = timedelta(seconds=round(seconds.mean() * (trainer.last_step - trainer.step)))
-        per_epoch = trainer.steps_per_epoch
-        parts = self._parts() if len(report.losses) > 1 else ""
-        print(
-            f"epoch {(trainer.step - 1) // per_epoch + 1}/{trainer.experiment.epochs}  "
-            f"step {(trainer.step - 1) % per_epoch + 1}/{per_epoch}  "
-            f"loss {loss.mean():.6f}{parts}  lr {report.lr:.2e}  "
-            f"{samples.sum() * trainer.devices / seconds.sum():.1f} samples/s  "
-            f"data wait {waited.sum() / seconds.sum():.0%}  ETA {left}",
-            flush=True,
-        )
-        self.reports, self.losses = [], []
-
-    def after_train(self, trainer: Trainer) -> None:
-        if self.replaced:
-            print(f"{self.replaced} samples were replaced, as their pictures could not be read")
-
-    def _parts(self) -> str:
-        means = {k: np.mean([losses[k] for losses in self.losses]) for k in self.losses[0]}
-        return " (" + ", ".join(f"{name} {mean:.6f}" for name, mean in means.items()) + ")"
-
-
-class Board(Hook):
-    """Scalars and pictures for VisualDL, in `vdl` of the run's folder."""
-
-    def before_train(self, trainer: Trainer) -> None:
-        from visualdl import LogWriter
-
-        self.writer = LogWriter(logdir=str(trainer.folder / "vdl"))
-
-    def after_step(self, trainer: Trainer, report: StepReport) -> None:
-        if not _is_due(trainer):
-            return
-        self._scalars(
-            trainer,
-            {f"train/loss/{name}": value for name, value in report.losses.items()}
-            | {
-                "train/loss": report.loss,
-                "train/lr": report.lr,
-                "train/samples_per_second": report.samples * trainer.devices / report.seconds,
-                "train/data_wait": report.data_seconds / report.seconds,
-            },
-        )
-
-    def evaluated(
-        self, trainer: Trainer, scores: dict[str, float], pictures: list[np.ndarray]
-    ) -> None:
-        """Scores, and pictures of predictions on one sheet, after an evaluation."""
-        self._scalars(trainer, {f"val/{name}": value for name, value in scores.items()})
-        if pictures:
-            self.writer.add_image("val/predictions", draw_grid(pictures), trainer.step)
-        self.writer.flush()
-
-    def after_train(self, trainer: Trainer) -> None:
-        self.writer.close()
-
-    def _scalars(self, trainer: Trainer, scalars: dict[str, float]) -> None:
-        for tag, value in scalars.items():
-            self.writer.add_scalar(tag, value, trainer.step)
+    run = trainer.experiment
+    writers: list[Hook] = [RunFolder(), Console(), Metrics(), Board()] if trainer.is_main else []
+    scoring: list[Hook] = [Evaluation()]
+    if run.early_stop:
+        scoring.append(EarlyStopping())
+    if run.swa:
+        scoring.append(Averaging())
+    # Checkpoints last: they hold what the others found.
+    return [*writers, *scoring, *([Saving()] if trainer.is_main else [])]
 
 
 class Evaluation(Hook):
     """Evaluates every `eval_every` epochs and at the end; keeps the best weights."""
 
-    board: Board | None = None
-
     def after_epoch(self, trainer: Trainer) -> None:
         run = trainer.experiment
-        if trainer.epoch % run.eval_every == 0 or trainer.epoch == run.epochs:
-            trainer.share_statistics()
-            self.evaluate(trainer, f"epoch {trainer.epoch}")
-
-    def evaluate(self, trainer: Trainer, what: str) -> None:
-        """Scores the network as it is, on all processes; the best weights so far are kept.
-
-        Args:
-            trainer: whose network.
-            what: is scored, in words.
-        """
-        run = trainer.experiment
-        started = time.perf_counter()
-        scores = evaluate(run.estimator(), run.val_dataset, run.metric, quiet=not trainer.is_main)
-        if not trainer.is_main:
+        if trainer.epoch % run.eval_every and trainer.epoch != run.epochs:
             return
-        print(f"{what}, evaluated in {time.perf_counter() - started:.0f} s")
-        print(scores.table(), flush=True)
-        ap = 0.0 if np.isnan(scores.ap) else scores.ap
-        if trainer.best is None or ap > trainer.best:
-            trainer.best = ap
-            save_arrays(
-                trainer.folder / "best.safetensors",
-                network_arrays(trainer.network),
-                {"AP": f"{ap:.4f}", "weights": what, "config": run.name},
-            )
-        if self.board:
-            self.board.evaluated(trainer, scores.numbers(), self._pictures(trainer))
+        trainer.share_statistics()
+        what = f"epoch {trainer.epoch}" + (", EMA" if trainer.moving else "")
+        score(trainer, trainer.evaluated_weights(), what)
 
-    def _pictures(self, trainer: Trainer) -> list[np.ndarray]:
-        run = trainer.experiment
-        requests = islice(requests_of(run.val_dataset, run.crop.uses_boxes), _PICTURES)
-        found = run.estimator().run(requests, failed=[])
-        return [poses.draw(read_image(poses.file)) for poses in found if poses.file]
+
+def score(trainer: Trainer, weights: Mapping[str, paddle.Tensor], what: str) -> None:
+    """Scores weights of the trainer's network, on all processes; the best so far are kept.
+
+    Args:
+        trainer: of the run.
+        weights: by name.
+        what: is scored, in words.
+    """
+    run = trainer.experiment
+    started = time.perf_counter()
+    with borrowed(trainer.network, weights), trainer.precision.evaluating():
+        scores = evaluate(run.estimator(), run.val_dataset, run.metric, quiet=not trainer.is_main)
+        if trainer.is_main:
+            log.info(f"{what}, evaluated in {time.perf_counter() - started:.0f} s")
+            log.info(scores.table())
+        keep_best(trainer, weights, scores, what)
+        for hook in trainer.hooks:
+            hook.after_evaluation(trainer, scores, what)
+
+
+def keep_best(
+    trainer: Trainer, weights: Mapping[str, paddle.Tensor], scores: CocoScores, what: str
+) -> None:
+    """Notes whether the AP is the best so far, and saves the weights if so."""
+    ap = 0.0 if np.isnan(scores.ap) else scores.ap
+    if trainer.best is not None and ap <= trainer.best:
+        trainer.stale += 1
+        return
+    trainer.best, trainer.stale = ap, 0
+    if trainer.is_main:
+        save_weights(trainer, "best", weights, {"AP": f"{ap:.4f}", "weights": what})
+
+
+def save_weights(
+    trainer: Trainer, name: str, weights: Mapping[str, paddle.Tensor], facts: dict[str, str]
+) -> None:
+    """Writes weights of the trainer's network into the run's folder, in float32."""
+    save_arrays(
+        trainer.folder / f"{name}.safetensors",
+        float_arrays(weights),
+        facts | {"config": trainer.experiment.name},
+    )
+
+
+class EarlyStopping(Hook):
+    """Ends the run behind the epoch in which `EarlyStop` says so."""
+
+    def after_epoch(self, trainer: Trainer) -> None:
+        if trainer.experiment.early_stop.ends(trainer.stale) and trainer.step < trainer.last_step:
+            trainer.ending = True
+            if trainer.is_main:
+                log.info(
+                    f"stopped early: no better AP in {trainer.stale} evaluations "
+                    f"(early_stop.patience={trainer.experiment.early_stop.patience})"
+                )
 
 
 class Averaging(Hook):
     """Stochastic weight averaging, see `SWA`: gathers weights, evaluates and saves their mean."""
 
-    def __init__(self, evaluation: Evaluation):
-        self.evaluation = evaluation
-
     def after_epoch(self, trainer: Trainer) -> None:
         if trainer.experiment.swa.takes(trainer.epoch):
             trainer.share_statistics()
-            trainer.average.add(network_arrays(trainer.network))
+            trainer.average.add(float_arrays(trainer.weights()))
 
     def after_train(self, trainer: Trainer) -> None:
-        average = trainer.average
-        self.evaluation.board = None  # it is closed by now
-        own = network_arrays(trainer.network)
-        set_weights(trainer.network, average.mean)
-        renew_norms(trainer.network, trainer.further_images(), trainer.experiment.swa.norm_batches)
-        trainer.share_statistics()
-        if trainer.is_main:
-            save_arrays(
-                trainer.folder / "swa.safetensors",
-                network_arrays(trainer.network),
-                {"sets": str(average.count), "config": trainer.experiment.name},
+        average, swa = trainer.average, trainer.experiment.swa
+        if not average.count:
+            return
+        with borrowed(trainer.network, average.mean):
+            renew_norms(
+                trainer.network, trainer.further_images(), swa.norm_batches, trainer.freezing.norms
             )
-        self.evaluation.evaluate(trainer, f"mean of the weights of {average.count} epochs")
-        set_weights(trainer.network, own)
+            trainer.share_statistics()
+            mean = {name: t.clone() for name, t in trainer.network.state_dict().items()}
+        if trainer.is_main:
+            save_weights(trainer, "swa", mean, {"sets": str(average.count)})
+        score(trainer, mean, f"mean of the weights of {average.count} epochs")
 
 
-class Latest(Hook):
-    """Saves `latest` after each epoch, behind the evaluation."""
+class Saving(Hook):
+    """Writes a checkpoint every `save_every` epochs, behind the evaluation of an epoch's end."""
+
+    def before_train(self, trainer: Trainer) -> None:
+        self.every = max(1, round(trainer.experiment.save_every * trainer.steps_per_epoch))
+
+    def after_step(self, trainer: Trainer, report: StepReport) -> None:
+        if trainer.step % self.every == 0 and trainer.step % trainer.steps_per_epoch:
+            trainer.save()
 
     def after_epoch(self, trainer: Trainer) -> None:
-        trainer.save()
+        if trainer.step % self.every == 0 or trainer.ending or trainer.step == trainer.last_step:
+            trainer.save()
 
     def after_train(self, trainer: Trainer) -> None:
-        trainer.save()  # the mean of SWA may have become the best
+        if trainer.experiment.swa:
+            trainer.save()  # the mean of SWA may have become the best
+        save_weights(trainer, "last", trainer.evaluated_weights(), {"step": str(trainer.step)})
         best = "not evaluated" if trainer.best is None else f"best AP {100 * trainer.best:.1f}"
-        print(f"done: {best}; weights, log and config are in {trainer.folder}")
+        log.info(f"done: {best}; weights, log and config are in {trainer.folder}")

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from types import FrameType
+
+# One Ctrl-C may arrive twice: from the terminal and from whatever started the process.
+_SAME_WISH = 1.0
 
 
 class StopRequest:
-    """A context in which the first signal is only noted; a second one stops at once.
+    """A context in which the first signal is only noted; another Ctrl-C later stops at once.
+
+    Further SIGTERMs change nothing: a launcher sends several while the state is being saved.
 
     Attributes:
         requested: whether a signal has come.
+        number: which one; SIGTERM before.
     """
 
     _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.requested = False
+        self.number = signal.SIGTERM
+        self._since = 0.0
 
     def __enter__(self) -> StopRequest:
         # Only the main thread may set handlers; elsewhere signals act as they did.
@@ -32,7 +42,11 @@ class StopRequest:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        now = time.monotonic()
+        if not self.requested:
+            self.requested, self._since = True, now
+            self.number = signal.Signals(number)
+            # Not print: the signal may have come in the middle of one.
+            os.write(2, b"stopping after this step; Ctrl-C once more stops at once\n")
+        elif number == signal.SIGINT and now - self._since > _SAME_WISH:
             raise KeyboardInterrupt
-        self.requested = True
-        print("stopping after this step; once more stops at once", flush=True)

@@ -6,11 +6,14 @@ A schedule is a pure function of the step, so that resuming needs no state of it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
 
 import paddle
 
-from ppose.registry import register
+from ppose.registry import ConfigError, nearest, register
 
 
 class Optimizer:
@@ -20,42 +23,98 @@ class Optimizer:
         lr: learning rate after warm-up.
         weight_decay: see the class.
         clip_norm: gradients are scaled down to this global L2 norm; null leaves them.
+        base_batch: samples in a step, over all devices, that `lr` is meant for: the rate used is
+            lr × (batch_size × devices × accumulate) / base_batch (Goyal et al., 2017); null
+            takes `lr` as it is.
+        lr_factors: pattern → factor of the learning rate of the parameters whose names begin
+            with a match (`backbone: 0.1`); the last pattern that matches rules.
     """
 
-    def __init__(self, lr: float, weight_decay: float = 0.0, clip_norm: float | None = None):
+    def __init__(
+        self,
+        lr: float,
+        weight_decay: float = 0.0,
+        clip_norm: float | None = None,
+        base_batch: int | None = None,
+        lr_factors: dict[str, float] | None = None,
+    ):
         if lr <= 0:
             raise ValueError(f"lr has to be above 0, found {lr}")
         if clip_norm is not None and clip_norm <= 0:
             raise ValueError(f"clip_norm has to be above 0 or null, found {clip_norm}")
+        if base_batch is not None and base_batch < 1:
+            raise ValueError(f"base_batch has to be at least 1 or null, found {base_batch}")
+        for pattern, factor in (lr_factors or {}).items():
+            if factor <= 0:
+                raise ValueError(
+                    f"lr_factors: the factor of '{pattern}' has to be above 0, found {factor}; "
+                    "freeze keeps parameters as they are"
+                )
         self.lr = lr
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
+        self.base_batch = base_batch
+        self.lr_factors = lr_factors or {}
 
-    def create(self, parameters: Iterable[paddle.Tensor]) -> paddle.optimizer.Optimizer:
-        """The Paddle optimizer over trainable parameters."""
+    def batch_factor(self, batch: int) -> float:
+        """Factor of all learning rates for this many samples in a step."""
+        return 1.0 if self.base_batch is None else batch / self.base_batch
+
+    def create(self, parameters: Mapping[str, paddle.Tensor]) -> paddle.optimizer.Optimizer:
+        """The Paddle optimizer over trainable parameters by name.
+
+        Raises:
+            ConfigError: a pattern of `lr_factors` that fits no name.
+        """
+        for pattern, factor in self.lr_factors.items():
+            for name in matching(pattern, parameters, "optimizer.lr_factors"):
+                parameters[name].optimize_attr["learning_rate"] = factor
+        clip = None if self.clip_norm is None else paddle.nn.ClipGradByGlobalNorm(self.clip_norm)
+        return self._made(
+            {"learning_rate": self.lr, "parameters": list(parameters.values()), "grad_clip": clip}
+        )
+
+    def _made(self, common: dict[str, Any]) -> paddle.optimizer.Optimizer:
+        """The Paddle optimizer with the arguments that all have, and its own."""
         raise NotImplementedError
 
-    def _common(self, parameters: Iterable[paddle.Tensor]) -> dict:
-        clip = None if self.clip_norm is None else paddle.nn.ClipGradByGlobalNorm(self.clip_norm)
-        return {"learning_rate": self.lr, "parameters": list(parameters), "grad_clip": clip}
+
+def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
+    """The names whose beginning matches a regular expression.
+
+    Raises:
+        ConfigError: no regular expression, or nothing matches; `key` names the place.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise ConfigError(f"{key}: '{pattern}' is no regular expression: {error}") from None
+    names = list(names)
+    found = [name for name in names if expression.match(name)]
+    if not found:
+        tops = sorted({name.partition(".")[0] for name in names})
+        modules = {name[: dot.start()] for name in names for dot in re.finditer(r"\.", name)}
+        close = get_close_matches(pattern, sorted(modules), 1)
+        raise ConfigError(
+            f"{key}: no parameter's name begins with '{pattern}'{nearest(pattern, close or tops)}"
+        )
+    return found
 
 
 @register
 class Adam(Optimizer):
     """Adam (Kingma & Ba, 2015); `weight_decay` is an L2 term of the gradient."""
 
-    def create(self, parameters: Iterable[paddle.Tensor]) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.Adam(
-            weight_decay=self.weight_decay or None, **self._common(parameters)
-        )
+    def _made(self, common: dict[str, Any]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.Adam(weight_decay=self.weight_decay or None, **common)
 
 
 @register
 class AdamW(Optimizer):
     """AdamW (Loshchilov & Hutter, 2019); `weight_decay` is decoupled from the gradient."""
 
-    def create(self, parameters: Iterable[paddle.Tensor]) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.AdamW(weight_decay=self.weight_decay, **self._common(parameters))
+    def _made(self, common: dict[str, Any]) -> paddle.optimizer.Optimizer:
+        return paddle.optimizer.AdamW(weight_decay=self.weight_decay, **common)
 
 
 @register
@@ -67,19 +126,21 @@ class SGD(Optimizer):
         lr: float,
         weight_decay: float = 0.0,
         clip_norm: float | None = None,
+        base_batch: int | None = None,
+        lr_factors: dict[str, float] | None = None,
         momentum: float = 0.9,
         nesterov: bool = False,
     ):
-        super().__init__(lr, weight_decay, clip_norm)
+        super().__init__(lr, weight_decay, clip_norm, base_batch, lr_factors)
         self.momentum = momentum
         self.nesterov = nesterov
 
-    def create(self, parameters: Iterable[paddle.Tensor]) -> paddle.optimizer.Optimizer:
+    def _made(self, common: dict[str, Any]) -> paddle.optimizer.Optimizer:
         return paddle.optimizer.Momentum(
             momentum=self.momentum,
             use_nesterov=self.nesterov,
             weight_decay=self.weight_decay or None,
-            **self._common(parameters),
+            **common,
         )
 
 

@@ -1,17 +1,18 @@
-"""The state of a training run as one safetensors file: arrays by name, and JSON."""
+"""What a training run is at one step, as arrays by name and facts for JSON."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import paddle
 
-from ppose.checkpoint import AVERAGE, MODEL, OPTIMIZER
+from ppose.checkpoint import AVERAGE, EMA, MODEL, OPTIMIZER
 from ppose.engine.average import WeightAverage
-from ppose.weightfile import WeightsError, read_arrays, read_metadata, save_arrays
+from ppose.engine.ema import MovingAverage
+from ppose.weightfile import WeightsError
 
 if TYPE_CHECKING:
     from ppose.engine.trainer import Trainer
@@ -19,63 +20,74 @@ if TYPE_CHECKING:
 # What a run is; the rest of its config may change before it is resumed.
 _IDENTITY = (
     *("skeleton", "input_size", "model", "codec", "crop", "normalize", "loss"),
-    *("train_dataset", "train_transforms", "optimizer", "schedule", "swa", "batch_size", "seed"),
+    *("train_dataset", "train_transforms", "optimizer", "schedule", "swa", "ema", "batch_size"),
+    *("accumulate", "amp", "amp_level", "freeze", "sync_batch_norm", "overfit_batch", "seed"),
 )
+_MASTERS = "master_weights"
+_HALF = (paddle.float16, paddle.bfloat16)
 
 
-def network_arrays(network: paddle.nn.Layer) -> dict[str, np.ndarray]:
-    """The network's weights by their public names."""
-    return {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-
-
-def save_state(path: Path, trainer: Trainer) -> None:
-    """Writes weights, optimizer, average, step and best score."""
-    arrays = {MODEL + k: v for k, v in network_arrays(trainer.network).items()}
+def arrays_of(trainer: Trainer) -> dict[str, np.ndarray]:
+    """Weights, optimizer and averages. The RNG is no part: each step seeds it from its number."""
+    arrays = {MODEL + k: v for k, v in float_arrays(trainer.weights()).items()}
     arrays |= {OPTIMIZER + k: v for k, v in _optimizer_arrays(trainer).items()}
     arrays |= {AVERAGE + k: v for k, v in trainer.average.mean.items()}
-    facts = {
+    if trainer.moving:
+        arrays |= {EMA + k: v for k, v in float_arrays(trainer.moving.mean).items()}
+    return arrays
+
+
+def facts_of(trainer: Trainer) -> dict[str, Any]:
+    """All of a state that is no array."""
+    return {
         "step": trainer.step,
         "steps_per_epoch": trainer.steps_per_epoch,
         "best": trainer.best,
+        "stale": trainer.stale,
         "averaged": trainer.average.count,
+        "precision": trainer.precision.state(),
         "config": trainer.experiment.config,
     }
-    save_arrays(path, arrays, {"ppose": json.dumps(facts)})
 
 
-def load_state(path: Path, trainer: Trainer) -> tuple[int, float | None]:
-    """Puts a saved state into the trainer's network and optimizer.
+def restore(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], to: Trainer) -> None:
+    """Puts a state into a trainer of the same run.
 
-    Returns:
-        step and best score.
+    Args:
+        path: where it came from, for messages.
+        arrays, facts: as `arrays_of` and `facts_of` gave them.
+        to: its network, optimizer, averages, step and scores are set.
 
     Raises:
-        FileNotFoundError: there is nothing to resume.
-        WeightsError: not a training state, or one of another network.
+        WeightsError: the state is one of another run; nothing was set.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"nothing to resume: there is no {path}; start without --resume, or set output_dir"
-        )
-    arrays = read_arrays(path)
-    facts = json.loads(read_metadata(path).get("ppose", "null"))
-    if not isinstance(facts, dict) or "step" not in facts:
-        raise WeightsError(f"{path} holds weights but no training state; pass it as weights")
-    _same_run(path, facts["config"], trainer.experiment.config)
-    if facts["steps_per_epoch"] != trainer.steps_per_epoch:
+    _same_run(path, facts.get("config", {}), to.experiment.config)
+    if facts["steps_per_epoch"] != to.steps_per_epoch:
         raise WeightsError(
             f"{path} comes from epochs of {facts['steps_per_epoch']} steps, but now they have "
-            f"{trainer.steps_per_epoch}: the data or the number of devices has changed. Start a "
+            f"{to.steps_per_epoch}: the data or the number of devices has changed. Start a "
             "new run from these weights with pretrain_weights"
         )
     weights = _below(MODEL, arrays)
-    own = trainer.network.state_dict()
+    own = to.network.state_dict()
     if {k: v.shape for k, v in weights.items()} != {k: tuple(v.shape) for k, v in own.items()}:
         raise WeightsError(f"{path} is the state of another network")
-    trainer.network.set_state_dict(weights)
-    _set_optimizer_arrays(trainer, _below(OPTIMIZER, arrays))
-    trainer.average = WeightAverage(_below(AVERAGE, arrays), facts.get("averaged", 0))
-    return facts["step"], facts["best"]
+    for name, tensor in own.items():
+        tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))
+    _set_optimizer_arrays(to, _below(OPTIMIZER, arrays), weights)
+    to.average = WeightAverage(_below(AVERAGE, arrays), facts["averaged"])
+    if to.moving:
+        to.moving = MovingAverage({k: paddle.to_tensor(v) for k, v in _below(EMA, arrays).items()})
+    to.precision.load_state(facts["precision"])
+    to.step, to.best, to.stale = facts["step"], facts["best"], facts["stale"]
+
+
+def float_arrays(tensors: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
+    """Tensors by name as arrays, half precision as float32."""
+    return {
+        name: (t.astype("float32") if t.dtype in _HALF else t).numpy()
+        for name, t in tensors.items()
+    }
 
 
 def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -99,8 +111,10 @@ def _optimizer_arrays(trainer: Trainer) -> dict[str, np.ndarray]:
     need not repeat.
     """
     public = {p.name: name for name, p in trainer.network.named_parameters()}
+    state = trainer.optimizer.state_dict()
+    state.pop(_MASTERS, None)  # the model's own arrays are these
     named = {}
-    for key, tensor in trainer.optimizer.state_dict().items():
+    for key, tensor in state.items():
         own, accumulator = _split(key, public)
         named[f"{public[own]}/{accumulator}"] = tensor.numpy()
     return named
@@ -116,10 +130,22 @@ def _split(key: str, parameters: dict[str, str]) -> tuple[str, str]:
     raise KeyError(f"the optimizer's state '{key}' belongs to no parameter")
 
 
-def _set_optimizer_arrays(trainer: Trainer, arrays: dict[str, np.ndarray]) -> None:
-    own = {name: p.name for name, p in trainer.network.named_parameters()}
-    state = {}
+def _set_optimizer_arrays(
+    trainer: Trainer, arrays: dict[str, np.ndarray], weights: dict[str, np.ndarray]
+) -> None:
+    own = dict(trainer.network.named_parameters())
+    state: dict[str, Any] = {}
     for key, array in arrays.items():
         name, _, accumulator = key.partition("/")
-        state[f"{own[name]}_{accumulator}"] = paddle.to_tensor(array)
+        state[f"{own[name].name}_{accumulator}"] = paddle.to_tensor(array)
+    halves = {name: p for name, p in own.items() if p.dtype in _HALF and not p.stop_gradient}
+    if halves:
+        state[_MASTERS] = {p.name: _master(p, weights[name]) for name, p in halves.items()}
     trainer.optimizer.set_state_dict(state)
+
+
+def _master(parameter: paddle.Tensor, weights: np.ndarray) -> paddle.Tensor:
+    """The optimizer's float32 copy, under the name by which it finds its accumulators."""
+    master = paddle.to_tensor(weights)
+    master.name = f"{parameter.name}_fp32_master_0"
+    return master

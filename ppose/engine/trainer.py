@@ -1,12 +1,12 @@
-"""The training loop: fetch, forward, loss, backward, step, report. Hooks do the rest."""
+"""The training loop: fetch, step, report. Hooks do the rest."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, nullcontext
 from copy import copy
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,42 +14,24 @@ import paddle
 
 from ppose.checkpoint import load_pretrained
 from ppose.data.loader import EpochSampler, training_loader
+from ppose.engine import parallel
+from ppose.engine.amp import Precision, masters
 from ppose.engine.average import WeightAverage
+from ppose.engine.checkpoints import Checkpoints
+from ppose.engine.determinism import compute_reproducibly
+from ppose.engine.ema import MovingAverage
+from ppose.engine.freezing import Freezing
 from ppose.engine.hooks import Hook, default_hooks
 from ppose.engine.interrupt import StopRequest
-from ppose.engine.state import load_state, save_state
+from ppose.engine.logs import TRAIN_LOG
+from ppose.engine.norms import synchronise_norms
+from ppose.engine.state import arrays_of, facts_of, restore
+from ppose.engine.step import Batch, DivergedError, Stepper, StepReport
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
+from ppose.log import kept_in, log
 
-
-class DivergedError(PposeError, FloatingPointError):
-    """The loss became NaN or infinite."""
-
-
-@dataclass
-class StepReport:
-    """What one step did.
-
-    Attributes:
-        losses: each loss by name.
-        lr: learning rate of the step.
-        samples: in the batch of this device.
-        replaced: of them, those that stand for others whose picture could not be read.
-        data_seconds: time spent waiting for the batch.
-        seconds: time of the whole step.
-    """
-
-    losses: dict[str, float]
-    lr: float
-    samples: int
-    replaced: int
-    data_seconds: float
-    seconds: float
-
-    @property
-    def loss(self) -> float:
-        """Sum of all losses."""
-        return sum(self.losses.values())
+STATES = "checkpoints"  # folder of the run's states
 
 
 class Trainer:
@@ -57,18 +39,24 @@ class Trainer:
 
     Args:
         experiment: what to train, on what, and how.
-        resume: go on from `latest` in the run's folder.
+        resume: go on from the newest checkpoint of the run's folder.
         hooks: what happens around the steps; None for the usual set.
 
     Attributes:
         step: optimizer steps done, over the whole run.
         best: best AP so far, None before the first evaluation.
+        stale: evaluations since the best one.
         average: weights gathered by SWA.
+        moving: the average of EMA, or None.
+        ending: set by a hook to end the run behind this epoch.
+        stop: notes signals of this process.
     """
 
     def __init__(
         self, experiment: Experiment, resume: bool = False, hooks: list[Hook] | None = None
     ):
+        if experiment.deterministic:
+            compute_reproducibly()
         # Before anything of the experiment is built: the network's first weights are drawn then.
         paddle.seed(experiment.seed)
         experiment.check_fit()
@@ -76,13 +64,8 @@ class Trainer:
         self.rank = paddle.distributed.get_rank()
         self.devices = paddle.distributed.get_world_size()
         self.folder = Path(experiment.output_dir)
+        self.checkpoints = Checkpoints(self.folder / STATES, experiment.keep_checkpoints)
         self.dataset = experiment.training_set()
-        self.network = experiment.model
-        if experiment.pretrain_weights and not resume:
-            loaded = load_pretrained(self.network, experiment.pretrain_weights)
-            if self.is_main:
-                print(loaded)
-        self.optimizer = experiment.optimizer.create(self.network.parameters())
         self.sampler = EpochSampler(
             samples=len(self.dataset),
             batch_size=experiment.batch_size,
@@ -90,19 +73,33 @@ class Trainer:
             seed=experiment.seed,
             rank=self.rank,
             devices=self.devices,
+            accumulate=experiment.accumulate,
+            repeat_first=experiment.overfit_batch,
         )
+        self.precision = Precision(experiment.amp, experiment.amp_level)
+        self.network = experiment.model
+        if experiment.pretrain_weights and not resume:
+            loaded = load_pretrained(self.network, experiment.pretrain_weights)
+            if self.is_main:
+                log.info(loaded)
+        self.freezing = Freezing(self.network, experiment.freeze)
+        if experiment.sync_batch_norm and self.devices > 1:
+            synchronise_norms(self.network)
+        self.optimizer = experiment.optimizer.create(dict(self.network.named_parameters()))
+        self.precision.prepare(self.network, self.optimizer)
         self.step = 0
         self.best: float | None = None
+        self.stale = 0
+        self.ending = False
+        self.stop = StopRequest()
         self.average = WeightAverage()
+        self.moving = MovingAverage(self.weights()) if experiment.ema else None
         if resume:
-            self.step, self.best = load_state(self.latest, self)
-            self.sampler.first_step = self.step
+            self._resume()
+        self.stepper = Stepper(
+            experiment, self.optimizer, self.precision, self.freezing, self.sampler
+        )
         self.hooks = default_hooks(self) if hooks is None else hooks
-
-    @property
-    def latest(self) -> Path:
-        """The file that `--resume` needs."""
-        return self.folder / "latest.safetensors"
 
     @property
     def steps_per_epoch(self) -> int:
@@ -120,111 +117,100 @@ class Trainer:
         return self.steps_per_epoch * self.experiment.epochs
 
     @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to do: all epochs, or stopped early."""
+        early = self.experiment.early_stop
+        return self.step >= self.last_step or (early is not None and early.ends(self.stale))
+
+    @property
     def is_main(self) -> bool:
         """Whether this process is the one that writes."""
         return self.rank == 0
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a step is one to report."""
+        return step % self.experiment.log_every == 0 or step == self.last_step
 
     def train(self) -> None:
         """Runs all remaining steps.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C or SIGTERM came; the state is saved.
+            KeyboardInterrupt: Ctrl-C or SIGTERM came, whose number it holds; the state is saved.
             DivergedError: see `run_step`.
         """
-        forward = self.network if self.devices == 1 else paddle.DataParallel(self.network)
-        for hook in self.hooks:
-            hook.before_train(self)
-        with StopRequest() as stop, closing(self.batches()) as batches:
-            for batch, waited in batches:
-                report = self.run_step(forward, batch, waited)
-                for hook in self.hooks:
-                    hook.after_step(self, report)
-                if self.step % self.steps_per_epoch == 0:
+        try:
+            for hook in self.hooks:
+                hook.before_train(self)
+            with self.stop, closing(self.batches()) as batches:
+                for batch, waited in batches:
+                    report = self.run_step(batch, waited)
                     for hook in self.hooks:
-                        hook.after_epoch(self)
-                if stop.requested:
-                    self._stop()
-        for hook in self.hooks:
-            hook.after_train(self)
+                        hook.after_step(self, report)
+                    if self.step % self.steps_per_epoch == 0:
+                        for hook in self.hooks:
+                            hook.after_epoch(self)
+                    # Several processes have to stop behind the same step.
+                    if report.stopping or (self.devices == 1 and self.stop.requested):
+                        self._save_and_stop()
+                    if self.ending:
+                        break
+            for hook in self.hooks:
+                hook.after_train(self)
+        finally:
+            for hook in self.hooks:
+                hook.close(self)
 
-    def _stop(self) -> None:
+    def _save_and_stop(self) -> None:
         if self.is_main:
             self.save()
-            print(f"saved at step {self.step} of {self.last_step}: --resume goes on from there")
-        raise KeyboardInterrupt
+            log.info(f"saved at step {self.step} of {self.last_step}: --resume goes on from there")
+        # A launcher that sees one process end stops the others.
+        parallel.barrier()
+        raise KeyboardInterrupt(self.stop.number)
 
-    def run_step(
-        self, forward: paddle.nn.Layer, batch: dict[str, paddle.Tensor], waited: float
-    ) -> StepReport:
+    def run_step(self, batches: Sequence[Batch], waited: float = 0.0) -> StepReport:
         """One optimizer step.
 
         Args:
-            forward: the network, as one process or several share it.
-            batch: what `TrainingSet` gives, stacked.
-            waited: seconds that the batch took to arrive.
+            batches: what `TrainingSet` gives, stacked; the gradients of all are added up.
+            waited: seconds that they took to arrive.
 
         Raises:
-            DivergedError: the loss is not finite; the trained weights are as they were.
+            DivergedError: a loss is not finite; the trained weights are as they were.
         """
-        started = time.perf_counter()
-        self.network.train()
-        lr = self._learning_rate()
-        self.optimizer.set_lr(lr)
-
-        outputs = forward(self.experiment.normalize(batch["image"]))
-        losses = self.experiment.loss(outputs, batch)
-        values = self._finite(losses, batch)
-        sum(losses.values()).backward()
-        self.optimizer.step()
-        self.optimizer.clear_grad()
-
+        logged = self.is_logged(self.step + 1)
+        lr, stop = self._learning_rate(), self.stop.requested
+        report = self.stepper.run(batches, self.step, lr, waited, with_norm=logged, stop=stop)
         self.step += 1
-        return StepReport(
-            losses=values,
-            lr=lr,
-            samples=len(batch["index"]),
-            replaced=int(batch["replaced"].sum()),
-            data_seconds=waited,
-            seconds=time.perf_counter() - started + waited,
-        )
+        if self.moving and not report.skipped:
+            self.moving.update(self.weights(), self.experiment.ema.decay_at(self.step))
+        return report
 
     def _learning_rate(self) -> float:
         run = self.experiment
+        batch = run.batch_size * self.devices * run.accumulate
+        scale = run.optimizer.batch_factor(batch)
         if run.swa and (rate := run.swa.learning_rate(self.epoch)) is not None:
-            return rate
+            return scale * rate
         factor = run.schedule.factor(self.step, self.steps_per_epoch, run.epochs)
-        return run.optimizer.lr * factor
+        return scale * run.optimizer.lr * factor
 
-    def _finite(
-        self, losses: dict[str, paddle.Tensor], batch: dict[str, paddle.Tensor]
-    ) -> dict[str, float]:
-        """The losses as numbers; a NaN or infinity stops the run before it harms the weights."""
-        values = {name: float(loss) for name, loss in losses.items()}
-        bad = [name for name, value in values.items() if not np.isfinite(value)]
-        if bad:
-            raise DivergedError(
-                f"step {self.step}: the loss '{bad[0]}' is {values[bad[0]]}. "
-                f"People of the batch: {self._names(batch['index'].numpy())}. "
-                "The weights of the last checkpoint are not touched; a lower learning rate, "
-                "clip_norm or a longer warm-up usually helps."
-            )
-        return values
+    def weights(self) -> dict[str, paddle.Tensor]:
+        """The trained weights by name, in float32 where the optimizer keeps such."""
+        return masters(self.network, self.optimizer)
 
-    def _names(self, indices: np.ndarray) -> str:
-        source = self.experiment.train_dataset
-        names = [
-            f"{source.images[source.image_index[i]].path.name} (id {source.person_ids[i]})"
-            for i in indices
-        ]
-        return ", ".join(names)
+    def evaluated_weights(self) -> dict[str, paddle.Tensor]:
+        """The weights that are scored and kept: those of EMA if there is one."""
+        return self.moving.mean if self.moving else self.weights()
 
-    def batches(self) -> Generator[tuple[dict[str, paddle.Tensor], float], None, None]:
-        """Batches to the end of the run, each with the seconds waited for it."""
+    def batches(self) -> Generator[tuple[list[Batch], float], None, None]:
+        """The batches of each step to the end of the run, with the seconds waited for them."""
         loader = training_loader(self.dataset, self.sampler, self.experiment.workers)
-        started = time.perf_counter()
-        for batch in loader:
-            yield batch, time.perf_counter() - started
+        with closing(loader):
             started = time.perf_counter()
+            while step := list(islice(loader, self.experiment.accumulate)):
+                yield step, time.perf_counter() - started
+                started = time.perf_counter()
 
     def further_images(self) -> Iterator[paddle.Tensor]:
         """Normalised training inputs of the epoch that would come next."""
@@ -237,15 +223,36 @@ class Trainer:
 
     def share_statistics(self) -> None:
         """Gives all processes the batch-norm statistics of the first, which are the saved ones."""
-        if self.devices == 1:
-            return
-        for tensor in self.network.state_dict().values():
-            if tensor.stop_gradient:
-                paddle.distributed.broadcast(tensor, 0)
+        parallel.share([t for t in self.network.state_dict().values() if t.stop_gradient])
 
     def save(self) -> None:
-        """Writes `latest`: everything that going on needs."""
-        save_state(self.latest, self)
+        """Writes a checkpoint: everything that going on needs.
+
+        Raises:
+            DivergedError: the weights are not finite; the checkpoints before stay.
+            CheckpointError: see `Checkpoints.save`.
+        """
+        arrays = arrays_of(self)
+        for name, array in arrays.items():
+            if not np.isfinite(array).all():
+                raise DivergedError(
+                    f"step {self.step}: '{name}' is no longer finite, so this state is not saved; "
+                    f"the newest checkpoint is of step {self.checkpoints.steps[-1:] or 'none'}"
+                )
+        self.checkpoints.save(self.step, arrays, facts_of(self))
+
+    def _resume(self) -> None:
+        state = self.checkpoints.load() if self.is_main else None
+        if self.is_main and state is None:
+            raise FileNotFoundError(
+                f"nothing to resume: there is no checkpoint in {self.checkpoints.folder}; start "
+                "without --resume, or set output_dir"
+            )
+        # Other machines need not see the first one's disk.
+        state = parallel.from_main(state)
+        assert state is not None
+        restore(state.path, state.arrays, state.facts, self)
+        self.sampler.first_step = self.step
 
 
 def train(experiment: Experiment, resume: bool = False) -> Trainer:
@@ -253,18 +260,20 @@ def train(experiment: Experiment, resume: bool = False) -> Trainer:
 
     Args:
         experiment: what to train.
-        resume: go on from the run's `latest` instead of starting anew.
+        resume: go on from the run's newest checkpoint instead of starting anew.
     """
-    if paddle.distributed.get_world_size() > 1:
-        paddle.distributed.init_parallel_env()
-    trainer = Trainer(experiment, resume)
-    if trainer.latest.exists() and not resume:
+    parallel.start()
+    folder = Path(experiment.output_dir)
+    is_main = paddle.distributed.get_rank() == 0
+    if is_main and not resume and Checkpoints(folder / STATES).exists:
         raise PposeError(
-            f"{trainer.folder} holds a run already: --resume goes on with it, and another "
-            "output_dir starts a new one"
+            f"{folder} holds a run already: --resume goes on with it, and another output_dir "
+            "starts a new one"
         )
-    if trainer.step < trainer.last_step:
-        trainer.train()
-    elif trainer.is_main:
-        print(f"this run is complete: {trainer.epoch} epochs; raise epochs to go on")
+    with kept_in(folder / TRAIN_LOG) if is_main else nullcontext():
+        trainer = Trainer(experiment, resume)
+        if not trainer.is_over:
+            trainer.train()
+        elif is_main:
+            print(f"this run is complete: {trainer.epoch} epochs; raise epochs to go on")
     return trainer

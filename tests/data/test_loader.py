@@ -1,6 +1,9 @@
 """Order and draws are functions of the seed; every person once an epoch; faults are replaced."""
 
 import multiprocessing
+import os
+import random
+import signal
 from itertools import chain
 
 import numpy as np
@@ -13,6 +16,7 @@ from ppose.data.images import ImageError
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
 from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, RandomShift, Transform, Warp
+from ppose.data.workers import WorkerDiedError
 from ppose.experiment import Experiment
 from ppose.registry import ConfigError
 
@@ -86,14 +90,44 @@ def dataset_of(experiment, seed=0):
     )
 
 
-def test_batches_do_not_depend_on_the_number_of_workers(experiment):
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_batches_do_not_depend_on_the_number_of_workers(experiment, workers):
+    experiment.train_transforms.insert(-1, RandomShift(0.3))
     dataset = dataset_of(experiment)
     sampler = EpochSampler(len(dataset), 8, 2, seed=0)
-    alone, together = (list(training_loader(dataset, sampler, n)) for n in (0, 2))
+    alone, together = (list(training_loader(dataset, sampler, n)) for n in (0, workers))
     assert len(alone) == len(together) == 2 * sampler.steps_per_epoch
     for one, two in zip(alone, together, strict=True):
         assert one.keys() == two.keys() == {"image", "index", "replaced", "target", "weight"}
-        assert all(np.array_equal(one[k].numpy(), two[k].numpy()) for k in one)
+        assert all(one[k].dtype == two[k].dtype for k in one)
+        assert all(one[k].numpy().tobytes() == two[k].numpy().tobytes() for k in one)
+
+
+class Careless(Transform):
+    """A transform that draws for itself."""
+
+    def __call__(self, sample, rng):
+        sample.image = np.full_like(sample.image, np.random.randint(256))  # noqa: NPY002
+        sample.image[0] = random.randrange(256)
+        return sample
+
+
+def test_no_two_workers_draw_alike(experiment):
+    dataset = dataset_of(experiment)
+    dataset.transforms = [*dataset.transforms, Careless()]
+    sampler = EpochSampler(len(dataset), 1, 1, seed=0)
+    images = [batch["image"].numpy() for batch in training_loader(dataset, sampler, 3)]
+    for draws in ([image[0, 0, 0, 0] for image in images], [image[0, 1, 0, 0] for image in images]):
+        assert len(set(draws)) > 0.8 * len(draws)
+
+
+def test_a_killed_worker_ends_the_training(experiment):
+    batches = batches_of(dataset_of(experiment), 2)
+    next(batches)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError, match=r"SIGKILL.*lower workers \(now 2\) or batch_size"):
+        list(batches)
+    assert not multiprocessing.active_children()
 
 
 def test_samples_are_bytes_of_the_input_size_with_targets(experiment):

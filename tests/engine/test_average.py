@@ -104,7 +104,7 @@ def test_swa_averages_the_last_epochs_and_leaves_the_run_as_it_was(quickstart, s
 
 def test_swa_has_its_own_learning_rate(quickstart, small_run):
     trainer = Trainer(with_swa(quickstart, small_run), hooks=[])
-    rates = [trainer.run_step(trainer.network, batch, 0.0).lr for batch, _ in trainer.batches()]
+    rates = [trainer.run_step(batch).lr for batch, _ in trainer.batches()]
     steps = trainer.steps_per_epoch
     assert rates == [2e-3] * steps + [1e-3] * 2 * steps
 
@@ -120,7 +120,7 @@ def test_a_resumed_run_has_the_same_average(quickstart, small_run, tmp_path):
     whole = train(with_swa(quickstart, small_run, f"output_dir={tmp_path}/whole"))
     train(with_swa(quickstart, small_run, "epochs=2"))
     resumed = train(with_swa(quickstart, small_run), resume=True)
-    for name in ("swa.safetensors", "latest.safetensors"):
+    for name in ("swa.safetensors", "last.safetensors"):
         one, two = read_arrays(whole.folder / name), read_arrays(resumed.folder / name)
         assert one.keys() == two.keys()
         assert all(np.array_equal(one[k], two[k]) for k in one), name
@@ -149,7 +149,7 @@ def tool(*arguments):
 
 def test_the_tool_averages_and_measures_norms_with_a_config(quickstart, small_run, tmp_path):
     folder = train(Experiment.from_file(quickstart, small_run)).folder
-    sources = [folder / "best.safetensors", folder / "latest.safetensors"]
+    sources = [folder / "best.safetensors", folder / "last.safetensors"]
     plain, measured = tmp_path / "plain.safetensors", tmp_path / "measured.safetensors"
     assert tool(*sources, "--output", plain).returncode == 0
     done = tool(*sources, "--output", measured, "-c", quickstart, "-o", *small_run)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ppose.engine.evaluate import evaluate, evaluate_weights
-from ppose.engine.state import network_arrays
+from ppose.engine.state import float_arrays
 from ppose.experiment import Experiment
 from ppose.weightfile import save_arrays
 
@@ -49,7 +49,7 @@ def test_nothing_readable_is_an_error(run):
 
 def test_the_json_says_what_decides_the_score(run, tmp_path, capsys):
     weights = tmp_path / "fresh.safetensors"
-    save_arrays(weights, network_arrays(run.model))
+    save_arrays(weights, float_arrays(run.model.state_dict()))
     run = Experiment(run.config | {"weights": str(weights)})
     evaluate_weights(run, scores_file=str(tmp_path / "scores.json"))
     scores = json.loads((tmp_path / "scores.json").read_text())

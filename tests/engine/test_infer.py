@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ppose.engine.infer import infer
-from ppose.engine.state import network_arrays
+from ppose.engine.state import float_arrays
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.weightfile import save_arrays
@@ -18,7 +18,7 @@ from ppose.weightfile import save_arrays
 def experiment(quickstart, small_run, tmp_path):
     fresh = Experiment.from_file(quickstart, small_run)
     weights = tmp_path / "weights.safetensors"
-    save_arrays(weights, network_arrays(fresh.model))
+    save_arrays(weights, float_arrays(fresh.model.state_dict()))
     return Experiment.from_file(quickstart, [*small_run, f"weights={weights}"])
 
 

@@ -5,7 +5,7 @@ import paddle
 import pytest
 
 from ppose.engine.optim import Constant, CosineDecay, LinearDecay, Optimizer, Schedule, StepDecay
-from ppose.registry import build, registered
+from ppose.registry import ConfigError, build, registered
 
 EPOCHS, PER_EPOCH = 10, 20
 
@@ -47,7 +47,7 @@ def test_constant_is_constant():
 def test_optimizers_find_the_minimum(name):
     paddle.seed(0)
     layer = paddle.nn.Linear(3, 1)
-    optimizer = build({"type": name, "lr": 0.05}).create(layer.parameters())
+    optimizer = build({"type": name, "lr": 0.05}).create(dict(layer.named_parameters()))
     x = paddle.to_tensor(np.random.default_rng(0).normal(size=(64, 3)).astype("float32"))
     y = x @ paddle.to_tensor([[1.0], [-2.0], [0.5]])
     for _ in range(300):
@@ -68,7 +68,8 @@ def test_switches_change_the_step(name, switch):
     def weights_after(arguments):
         layer = paddle.nn.Linear(2, 1)
         layer.set_state_dict({"weight": np.ones((2, 1), "float32"), "bias": np.ones(1, "float32")})
-        optimizer = build({"type": name, "lr": 0.1, **arguments}).create(layer.parameters())
+        parameters = dict(layer.named_parameters())
+        optimizer = build({"type": name, "lr": 0.1, **arguments}).create(parameters)
         for scale in (1.0, 5.0):
             (layer(paddle.ones([1, 2])) * scale).sum().backward()
             optimizer.step()
@@ -78,9 +79,43 @@ def test_switches_change_the_step(name, switch):
     assert not np.allclose(weights_after({}), weights_after(switch), rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", registered(Optimizer))
+def test_a_factor_scales_the_steps_of_the_parameters_that_it_names(name):
+    layer = paddle.nn.Sequential(paddle.nn.Linear(2, 1), paddle.nn.Linear(1, 1))
+    names = dict(layer.named_parameters())
+    before = {k: v.numpy().copy() for k, v in names.items()}
+    factors = {"0": 0.5, r"0\.bias": 0.1}
+    optimizer = build({"type": name, "lr": 0.1, "lr_factors": factors}).create(names)
+    loss = sum(parameter.sum() for parameter in names.values())
+    loss.backward()
+    optimizer.step()
+    moved = {k: float(np.abs(v.numpy() - before[k]).max()) for k, v in names.items()}
+    assert moved["1.weight"] == pytest.approx(0.1, rel=0.02)
+    assert moved["0.weight"] == pytest.approx(0.05, rel=0.02)
+    assert moved["0.bias"] == pytest.approx(0.01, rel=0.02)
+
+
+def test_a_pattern_without_parameters_is_an_error():
+    names = dict(paddle.nn.Linear(2, 1).named_parameters())
+    with pytest.raises(ConfigError, match=r"optimizer.lr_factors: no parameter's name begins with"):
+        build({"type": "Adam", "lr": 0.1, "lr_factors": {"head": 0.1}}).create(names)
+
+
+def test_the_rate_follows_the_batch_that_it_is_meant_for():
+    assert build({"type": "Adam", "lr": 0.1}).batch_factor(64) == 1
+    assert build({"type": "Adam", "lr": 0.1, "base_batch": 512}).batch_factor(64) == 1 / 8
+
+
 @pytest.mark.parametrize(
-    "arguments", [{"lr": 0.0}, {"lr": 1.0, "clip_norm": 0.0}], ids=["lr", "clip_norm"]
+    "arguments",
+    [
+        {"lr": 0.0},
+        {"lr": 1.0, "clip_norm": 0.0},
+        {"lr": 1.0, "base_batch": 0},
+        {"lr": 1.0, "lr_factors": {"": 0}},
+    ],
+    ids=["lr", "clip_norm", "base_batch", "lr_factors"],
 )
 def test_wrong_arguments(arguments):
-    with pytest.raises(ValueError, match="has to be above 0"):
+    with pytest.raises(ValueError, match=r"has to be (above 0|at least 1)"):
         build({"type": "Adam", **arguments})

@@ -5,12 +5,14 @@ import re
 import signal
 
 import numpy as np
+import paddle
 import pytest
 from visualdl import LogReader
 
 from ppose.api import load
-from ppose.engine.hooks import Hook
-from ppose.engine.trainer import DivergedError, Trainer, train
+from ppose.engine.hooks import Hook, Saving
+from ppose.engine.step import DivergedError
+from ppose.engine.trainer import Trainer, train
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.weightfile import WeightsError, read_arrays, read_metadata
@@ -30,7 +32,7 @@ def same(one, two):
 
 def test_training_lowers_the_loss(quickstart, small_run):
     trainer = Trainer(run_of(quickstart, small_run, "epochs=12", "optimizer.lr=5e-3"), hooks=[])
-    losses = [trainer.run_step(trainer.network, batch, 0.0).loss for batch, _ in trainer.batches()]
+    losses = [trainer.run_step(batch).loss for batch, _ in trainer.batches()]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -39,8 +41,9 @@ def test_a_run_leaves_config_weights_state_and_curves(quickstart, small_run, cap
     trainer = train(run)
     folder = trainer.folder
     assert {p.name for p in folder.iterdir()} == {
-        "config.yml", "best.safetensors", "latest.safetensors", "vdl"
-    }  # fmt: skip
+        *("config.yml", "run.json", "train.log", "metrics.jsonl", "vdl"),
+        *("checkpoints", "best.safetensors", "last.safetensors"),
+    }
     again = Experiment.from_file(folder / "config.yml")
     assert again.config == run.config
 
@@ -55,10 +58,10 @@ def test_a_run_leaves_config_weights_state_and_curves(quickstart, small_run, cap
         trainer.best, abs=1e-4
     )
 
-    (log,) = (folder / "vdl").glob("*.log")
+    (log,) = (folder / "vdl").glob("vdlrecords.*.log")
     tags = LogReader(file_path=str(log)).get_tags()
     assert {"train/loss", "train/lr", "train/data_wait", "val/AP"} <= set(tags["scalar"])
-    assert tags["image"] == ["val/predictions"]
+    assert set(tags["image"]) == {"train/targets", "train/heatmaps", "val/predictions"}
 
 
 @pytest.mark.parametrize("first_part", ["epochs=1", "epochs=2"])
@@ -147,10 +150,10 @@ def test_resuming_needs_a_state_of_the_same_run(quickstart, small_run, tmp_path)
 def test_nan_stops_with_the_people_named_and_the_weights_whole(quickstart, small_run):
     trainer = Trainer(run_of(quickstart, small_run), hooks=[])
     before = arrays_of(trainer)
-    batch, _ = next(trainer.batches())
+    (batch,), _ = next(trainer.batches())
     batch["target"] = batch["target"] * float("nan")
     with pytest.raises(DivergedError, match=r"step 0: the loss 'heatmap' is nan.*jpg \(id"):
-        trainer.run_step(trainer.network, batch, 0.0)
+        trainer.run_step([batch])
     weights = {k for k in before if not k.endswith(("_mean", "_variance"))}
     after = arrays_of(trainer)
     assert all(np.array_equal(before[k], after[k]) for k in weights)
@@ -159,13 +162,13 @@ def test_nan_stops_with_the_people_named_and_the_weights_whole(quickstart, small
 def test_the_schedule_sets_the_learning_rate(quickstart, small_run):
     run = run_of(quickstart, small_run, "schedule={type: LinearDecay}", "optimizer.lr=0.001")
     trainer = Trainer(run, hooks=[])
-    rates = [trainer.run_step(trainer.network, batch, 0).lr for batch, _ in trainer.batches()]
+    rates = [trainer.run_step(batch).lr for batch, _ in trainer.batches()]
     assert np.allclose(rates, 0.001 * np.linspace(1, 0, len(rates), endpoint=False))
 
 
 def test_pretrained_weights_are_where_training_starts(quickstart, small_run, tmp_path, capsys):
     first = train(run_of(quickstart, small_run))
-    path = first.folder / "latest.safetensors"
+    path = first.folder / "last.safetensors"
     more = (f"pretrain_weights={path}", f"output_dir={tmp_path}/second", "optimizer.lr=1e-9")
     second = train(run_of(quickstart, small_run, *more))
     assert "loaded" in capsys.readouterr().out
@@ -191,3 +194,67 @@ def test_the_best_weights_load_into_an_estimator(quickstart, small_run):
     estimator = load(quickstart, overrides=small_run)
     best = read_arrays(trainer.folder / "best.safetensors")
     assert same({k: v.numpy() for k, v in estimator.network.state_dict().items()}, best)
+
+
+class Sabotage(Hook):
+    """Makes a weight infinite."""
+
+    def after_step(self, trainer, report):
+        weight = next(iter(trainer.network.parameters()))
+        weight.set_value(weight * float("inf"))
+
+
+def test_weights_that_are_not_finite_are_not_saved(quickstart, small_run):
+    sound = Trainer(run_of(quickstart, small_run, "epochs=1"), hooks=[Saving()])
+    sound.train()
+    broken = Trainer(run_of(quickstart, small_run), resume=True, hooks=[Sabotage(), Saving()])
+    with pytest.raises(DivergedError):
+        broken.train()
+    assert broken.checkpoints.steps == [sound.last_step]
+    broken.step += 1
+    with pytest.raises(DivergedError, match="is no longer finite, so this state is not saved"):
+        broken.save()
+    assert broken.checkpoints.steps == [sound.last_step]
+
+
+class Noise(paddle.nn.Layer):
+    """Random in training, as dropout is."""
+
+    def forward(self, x):
+        return x + 0.1 * paddle.randn(x.shape) if self.training else x
+
+
+def noisy(quickstart, small_run, *more, resume=False):
+    paddle.seed(0)
+    run = run_of(quickstart, small_run, *more)
+    run.model.final_conv = paddle.nn.Sequential(Noise(), run.model.final_conv)
+    return Trainer(run, resume=resume, hooks=[])
+
+
+def test_resuming_repeats_what_is_random_inside_a_network(quickstart, small_run):
+    whole = noisy(quickstart, small_run, "epochs=3")
+    whole.train()
+    stopped = noisy(quickstart, small_run, "epochs=1")
+    stopped.train()
+    stopped.save()
+    paddle.randn([7])
+    resumed = noisy(quickstart, small_run, "epochs=3", resume=True)
+    resumed.train()
+    assert same(arrays_of(resumed), arrays_of(whole))
+
+
+def test_each_step_has_its_own_noise(quickstart, small_run):
+    trainer = noisy(quickstart, small_run, "overfit_batch=true", "optimizer.lr=1e-30")
+    losses = [trainer.run_step(batch).loss for batch, _ in trainer.batches()]
+    assert len(set(losses)) == len(losses)
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["accumulate=2", "freeze=[final_conv]", "ema={type: EMA}", "optimizer.lr=1", "seed=3"],
+)
+def test_another_training_is_not_resumed(quickstart, small_run, change):
+    Trainer(run_of(quickstart, small_run), hooks=[]).save()
+    key = re.match(r"\w+", change)[0]
+    with pytest.raises(WeightsError, match=f"another '{key}'"):
+        Trainer(run_of(quickstart, small_run, change), resume=True, hooks=[])

@@ -1,0 +1,221 @@
+"""One optimizer step: forward, loss, backward, agree, update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+
+import numpy as np
+import paddle
+
+from ppose.data.loader import EpochSampler
+from ppose.engine import parallel
+from ppose.engine.amp import Precision
+from ppose.engine.freezing import Freezing
+from ppose.errors import PposeError
+from ppose.experiment import Experiment
+
+Batch = dict[str, paddle.Tensor]
+
+
+class DivergedError(PposeError, FloatingPointError):
+    """A loss or the weights became NaN or infinite."""
+
+
+@dataclass
+class StepReport:
+    """What one step did.
+
+    Attributes:
+        losses: each loss by name, the mean over the samples of all devices.
+        lr: learning rate of the step.
+        grad_norm: global L2 norm of the gradients before clipping; None where not asked for.
+        samples: of all devices.
+        replaced: of them, those that stand for others whose picture could not be read.
+        stopping: some device was asked to stop.
+        data_seconds: time spent waiting for the data.
+        seconds: time of the whole step.
+        loss_scale: of fp16, else None.
+        skipped: gradients overflowed in fp16; the weights are as before.
+        batch: the last batch of this device.
+    """
+
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float | None
+    samples: int
+    replaced: int
+    stopping: bool
+    data_seconds: float
+    seconds: float
+    loss_scale: float | None
+    skipped: bool
+    batch: Batch = field(repr=False)
+
+    @property
+    def loss(self) -> float:
+        """Sum of all losses."""
+        return sum(self.losses.values())
+
+
+class Stepper:
+    """Moves the weights of an experiment's network, on all devices as on one.
+
+    Args:
+        experiment: network, loss, normalisation and seed.
+        optimizer: of the network's parameters.
+        precision: how the network computes.
+        freezing: what stays as it is.
+        sampler: how many samples a step has.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        optimizer: paddle.optimizer.Optimizer,
+        precision: Precision,
+        freezing: Freezing,
+        sampler: EpochSampler,
+    ):
+        self.experiment = experiment
+        self.optimizer = optimizer
+        self.precision = precision
+        self.freezing = freezing
+        self.sampler = sampler
+        self.network = experiment.model
+        forward = _Compiled(self.network) if experiment.to_static else self.network
+        self.forward = forward if sampler.devices == 1 else paddle.DataParallel(forward)
+
+    def run(
+        self,
+        batches: Sequence[Batch],
+        step: int,
+        lr: float,
+        waited: float = 0.0,
+        with_norm: bool = False,
+        stop: bool = False,
+    ) -> StepReport:
+        """One optimizer step.
+
+        Args:
+            batches: what `TrainingSet` gives, stacked; the gradients of all are added up.
+            step: its number in the run, from 0.
+            lr: learning rate.
+            waited: seconds that the batches took to arrive.
+            with_norm: measure the gradients.
+            stop: this device was asked to stop.
+
+        Raises:
+            DivergedError: a loss is not finite; the trained weights are as they were.
+        """
+        started = time.perf_counter()
+        self.freezing.train(self.network)
+        self._seed(step)
+        self.optimizer.set_lr(lr)
+        samples = self.sampler.samples_in(step)
+        try:
+            own = self._add_gradients(batches, samples)
+            losses, replaced, stopping = self._of_all(own, batches, stop)
+            self._check_finite(step, losses, own, batches)
+            self.precision.unscale(self.optimizer)
+            norm = self._gradient_norm() if with_norm else None
+            scale = self.precision.loss_scale
+            updated = self.precision.step(self.optimizer)
+        finally:
+            self.optimizer.clear_grad()
+        return StepReport(
+            losses=losses,
+            lr=lr,
+            grad_norm=norm,
+            samples=samples,
+            replaced=replaced,
+            stopping=stopping,
+            data_seconds=waited,
+            seconds=time.perf_counter() - started + waited,
+            loss_scale=scale,
+            skipped=not updated,
+            batch=batches[-1],
+        )
+
+    def _seed(self, step: int) -> None:
+        """What is random inside a network follows from the step, so that resuming needs no RNG."""
+        place = (self.experiment.seed, step, self.sampler.rank)
+        paddle.seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
+
+    def _add_gradients(self, batches: Sequence[Batch], samples: int) -> dict[str, float]:
+        """Adds the gradients of the mean loss over the samples of all devices.
+
+        Returns:
+            this device's part of that mean, by the losses' names.
+        """
+        sums: dict[str, float] = {}
+        for i, batch in enumerate(batches):
+            # Devices exchange their gradients behind the last batch only.
+            with self._alone() if i < len(batches) - 1 else nullcontext():
+                with self.precision.autocast():
+                    outputs = self.forward(self.experiment.normalize(batch["image"]))
+                losses = self.experiment.loss(outputs, batch)
+                share = len(batch["index"]) / samples
+                # DataParallel takes the mean over devices, whose batches may differ by a sample.
+                scaled = sum(losses.values()) * (share * self.sampler.devices)
+                self.precision.backward(scaled)
+            for name, loss in losses.items():
+                sums[name] = sums.get(name, 0.0) + share * float(loss)
+        return sums
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sampler.devices == 1 else self.forward.no_sync()
+
+    def _of_all(
+        self, own: dict[str, float], batches: Sequence[Batch], stop: bool
+    ) -> tuple[dict[str, float], int, bool]:
+        """Losses and replaced samples of all devices; a stop of one is a stop of all."""
+        replaced = sum(int(batch["replaced"].sum()) for batch in batches)
+        mine = np.array([*own.values(), replaced, stop], np.float64)
+        *losses, replaced, stops = parallel.summed(mine).tolist()
+        return dict(zip(own, losses, strict=True)), int(replaced), stops > 0
+
+    def _check_finite(
+        self, step: int, losses: dict[str, float], own: dict[str, float], batches: Sequence[Batch]
+    ) -> None:
+        """A NaN or infinity stops the run before it harms the weights."""
+        bad = next((name for name, value in losses.items() if not np.isfinite(value)), None)
+        if bad is None or self.precision.may_overflow:
+            return
+        where = "on another device"
+        if not np.isfinite(own[bad]):
+            indices = np.concatenate([batch["index"].numpy() for batch in batches])
+            where = f"people of the batch: {self._names(indices)}"
+        raise DivergedError(
+            f"step {step}: the loss '{bad}' is {losses[bad]}, {where}. "
+            "The weights of the last checkpoint are not touched; a lower learning rate, "
+            "clip_norm or a longer warm-up usually helps."
+        )
+
+    def _names(self, indices: np.ndarray) -> str:
+        source = self.experiment.train_dataset
+        names = [
+            f"{source.images[source.image_index[i]].path.name} (id {source.person_ids[i]})"
+            for i in indices
+        ]
+        return ", ".join(names)
+
+    @paddle.no_grad()
+    def _gradient_norm(self) -> float:
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        squares = [gradient.astype("float32").square().sum() for gradient in gradients]
+        return float(paddle.add_n(squares).sqrt())
+
+
+class _Compiled(paddle.nn.Layer):
+    """Runs a network as a static graph; outside training the network itself is used."""
+
+    def __init__(self, network: paddle.nn.Layer):
+        super().__init__()
+        self.network = network
+        self.run = paddle.jit.to_static(network.forward, full_graph=True)
+
+    def forward(self, images: paddle.Tensor):
+        return self.run(images)
