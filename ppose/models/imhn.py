@@ -13,6 +13,7 @@ from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from ppose.codecs.parts import Parts
+from ppose.models.kernels import upsample
 from ppose.models.layers import ConvNorm, check_images, conv2d, parallel
 from ppose.models.network import Network
 from ppose.registry import register
@@ -148,7 +149,7 @@ class Hourglass(nn.Layer):
         x = self.bottom(x)
         found = [x]
         for i in range(len(kept) - 1, -1, -1):
-            x = kept[i] + self.smooths[i](F.interpolate(self.ups[i](x), scale_factor=2))
+            x = kept[i] + self.smooths[i](upsample(self.ups[i](x), 2))
             found.append(x)
         return found[::-1]
 

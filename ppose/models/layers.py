@@ -7,8 +7,8 @@ from functools import reduce
 
 import paddle
 from paddle import Tensor, nn
-from paddle.nn import functional as F
 
+from ppose.models.kernels import DepthwiseConv2D, upsample
 from ppose.models.network import Network
 
 Activation = Callable[[Tensor], Tensor]
@@ -57,6 +57,8 @@ def conv2d(
     dilation: int = 1,
 ) -> nn.Conv2D:
     """Convolution that keeps the size, up to its stride; weights start at N(0, 0.001²)."""
+    if groups == inputs == outputs and (kernel, bias, dilation) == (3, False, 1):
+        return DepthwiseConv2D(inputs, stride, weight_attr=nn.initializer.Normal(std=0.001))
     return nn.Conv2D(
         inputs,
         outputs,
@@ -120,5 +122,5 @@ def sum_scales(maps: Sequence[Tensor], target: int) -> Tensor:
     falling = [reduce(paddle.add, maps[: target + 1]), *maps[target + 1 :]]
     total = falling[-1]
     for finer in falling[-2::-1]:
-        total = finer + F.interpolate(total, scale_factor=2)
+        total = finer + upsample(total, 2)
     return total

@@ -13,6 +13,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
+from ppose.models.kernels import upsample
 from ppose.models.layers import Backbone, ConvNorm, conv2d, parallel, sum_scales
 from ppose.registry import nearest, register
 
@@ -197,9 +198,7 @@ class CrossResolutionWeighting(nn.Layer):
         pooled = [F.avg_pool2d(maps[i], 2 ** (last - i)) for i in range(last)]
         weights = self.conv2(self.conv1(paddle.concat([*pooled, maps[last]], axis=1)))
         weights = weights.split(self.widths, axis=1)
-        weighted = [
-            maps[i] * F.interpolate(weights[i], scale_factor=2 ** (last - i)) for i in range(last)
-        ]
+        weighted = [maps[i] * upsample(weights[i], 2 ** (last - i)) for i in range(last)]
         return [*weighted, maps[last] * weights[last]]
 
 
@@ -305,4 +304,4 @@ def interleave(first: Tensor, second: Tensor) -> Tensor:
 
     The channel shuffle of their concatenation in two groups, with one copy instead of two.
     """
-    return paddle.stack([first, second], axis=2).flatten(1, 2)
+    return paddle.concat([first.unsqueeze(2), second.unsqueeze(2)], axis=2).flatten(1, 2)
