@@ -20,6 +20,7 @@ from ppose.engine.early_stop import EarlyStop
 from ppose.engine.ema import EMA
 from ppose.engine.optim import Optimizer, Schedule
 from ppose.engine.predict import PoseEstimator
+from ppose.files import whole_file
 from ppose.losses import Loss
 from ppose.metrics.coco import CocoMetric
 from ppose.models import Network
@@ -235,6 +236,6 @@ class Experiment:
     def save(self) -> Path:
         """Writes the resolved config into the run's folder."""
         path = Path(self.output_dir) / "config.yml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dump_config(self.config), encoding="utf-8")
+        with whole_file(path) as partial:
+            partial.write_text(dump_config(self.config), encoding="utf-8")
         return path

@@ -91,12 +91,13 @@ def check_writable(path: str | Path) -> None:
 def write_json(path: str | Path, data: Any) -> None:
     """Writes JSON; NaN and infinity become null, as JSON has neither."""
     with whole_file(path) as partial:
-        partial.write_text(json.dumps(_finite(data)) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(finite(data)) + "\n", encoding="utf-8")
 
 
-def _finite(data: Any) -> Any:
+def finite(data: Any) -> Any:
+    """The data with None for each float that is NaN or infinite."""
     if isinstance(data, dict):
-        return {k: _finite(v) for k, v in data.items()}
+        return {k: finite(v) for k, v in data.items()}
     if isinstance(data, list | tuple):
-        return [_finite(v) for v in data]
+        return [finite(v) for v in data]
     return None if isinstance(data, float) and not math.isfinite(data) else data

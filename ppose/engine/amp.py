@@ -13,7 +13,7 @@ AmpType = Literal["off", "fp16", "bf16"]
 AmpLevel = Literal["O1", "O2"]
 
 _DTYPES: dict[str, Literal["float16", "bfloat16"]] = {"fp16": "float16", "bf16": "bfloat16"}
-# Below this scale an overflow is no longer one of scaling: the run has diverged.
+# Below this scale an overflow is none of scaling: the run has diverged.
 _LEAST_SCALE = 1.0
 
 
@@ -97,10 +97,10 @@ class Precision:
         return done
 
     @property
-    def may_overflow(self) -> bool:
-        """Whether a loss or gradient that is not finite may be one of scaling."""
+    def is_spent(self) -> bool:
+        """Whether gradients that overflow now would do so without scaling too."""
         scale = self.loss_scale
-        return scale is not None and scale > _LEAST_SCALE
+        return scale is not None and scale < _LEAST_SCALE
 
     def state(self) -> dict[str, float]:
         """What a resumed run needs: the scale and its counter, as plain numbers."""

@@ -52,8 +52,9 @@ def evaluate(
         for poses in estimator.run(requests, failed):
             found.append(poses)
             bar.update(len(found) + len(failed) - bar.n)
-    for error in failed:
-        log.info(f"left out: {error}")
+    for error in parallel.gathered([str(error) for error in failed]):
+        if rank == 0:
+            log.info(f"left out: {error}")
     places = {request.image_id: i for i, request in enumerate(everything)}
     found = sorted(parallel.gathered(found), key=lambda poses: places[poses.image_id])
     if everything and not found:

@@ -144,11 +144,18 @@ class Averaging(Hook):
         if not average.count:
             return
         with borrowed(trainer.network, average.mean):
-            renew_norms(
-                trainer.network, trainer.further_images(), swa.norm_batches, trainer.freezing.norms
-            )
+            with trainer.precision.evaluating():
+                renew_norms(
+                    trainer.network,
+                    trainer.further_images(),
+                    swa.norm_batches,
+                    keep=trainer.freezing.norms,
+                )
             trainer.share_statistics()
-            mean = {name: t.clone() for name, t in trainer.network.state_dict().items()}
+            # The statistics are measured; all else may be in half precision there.
+            own = trainer.network.state_dict()
+            measured = {name: t.clone() for name, t in own.items() if t.stop_gradient}
+            mean = {name: paddle.to_tensor(a) for name, a in average.mean.items()} | measured
         if trainer.is_main:
             save_weights(trainer, "swa", mean, {"sets": str(average.count)})
         score(trainer, mean, f"mean of the weights of {average.count} epochs")
@@ -169,8 +176,8 @@ class Saving(Hook):
             trainer.save()
 
     def after_train(self, trainer: Trainer) -> None:
-        if trainer.experiment.swa:
-            trainer.save()  # the mean of SWA may have become the best
         save_weights(trainer, "last", trainer.evaluated_weights(), {"step": str(trainer.step)})
+        trainer.finished = True
+        trainer.save()
         best = "not evaluated" if trainer.best is None else f"best AP {100 * trainer.best:.1f}"
         log.info(f"done: {best}; weights, log and config are in {trainer.folder}")

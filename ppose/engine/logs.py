@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from ppose.engine.hooks import Hook
 from ppose.engine.meter import Means, Meter
 from ppose.engine.provenance import provenance
-from ppose.files import whole_file
+from ppose.files import finite, whole_file
 from ppose.log import log
 from ppose.metrics.coco import CocoScores
 from ppose.progress import FiguresBar, on_terminal
@@ -87,7 +87,7 @@ class Metrics(Hook):
     def _write(self, trainer: Trainer, kind: str, values: dict[str, Any]) -> None:
         assert self._file is not None
         place = {"step": trainer.step, "epoch": _epoch(trainer), "kind": kind}
-        self._file.write(json.dumps(place | {k: _finite(v) for k, v in values.items()}) + "\n")
+        self._file.write(json.dumps(place | finite(values)) + "\n")
         self._file.flush()
 
 
@@ -110,10 +110,6 @@ def _step_of(line: str) -> float:
         record = None
     step = record.get("step") if isinstance(record, dict) else None
     return step if isinstance(step, int) else math.inf
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Console(Hook):

@@ -20,12 +20,11 @@ def start() -> None:
         distributed.init_parallel_env()
 
 
-def summed(values: np.ndarray) -> np.ndarray:
-    """Sum of an array over all processes, float64, the same on each."""
-    if distributed.get_world_size() == 1:
-        return values
-    total = paddle.to_tensor(values, dtype="float64")
-    distributed.all_reduce(total)
+def summed(values: paddle.Tensor) -> np.ndarray:
+    """Sum of a tensor over all processes, the same on each."""
+    total = values.clone()
+    if distributed.get_world_size() > 1:
+        distributed.all_reduce(total)
     return total.numpy()
 
 
@@ -36,6 +35,19 @@ def from_main(value: _Any) -> _Any:
     box = [value]
     distributed.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def arrays_from_main(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of the first process, one by one: a training state may be gigabytes."""
+    if distributed.get_world_size() == 1:
+        return arrays
+    shapes = from_main({name: (a.shape, a.dtype.str) for name, a in arrays.items()})
+    found = {}
+    for name, (shape, dtype) in shapes.items():
+        tensor = paddle.to_tensor(arrays.get(name, np.zeros(shape, dtype)))
+        distributed.broadcast(tensor, 0)
+        found[name] = tensor.numpy()
+    return found
 
 
 def gathered(items: list[_Any]) -> list[_Any]:

@@ -175,13 +175,17 @@ class PoseEstimator:
         self.network.eval()
         with paddle.no_grad():
             inputs = self.normalize(pixels)
-            maps = self.network(inputs).numpy()
+            maps = self._run(inputs)
             if self.flip_test:
-                mirrored = self.network(inputs.flip(axis=[3])).numpy()
+                mirrored = self._run(inputs.flip(axis=[3]))
                 maps = (maps + self.codec.unflip(mirrored)) / 2
         if was_training:
             self.network.train()
         return maps
+
+    def _run(self, inputs: paddle.Tensor) -> np.ndarray:
+        # Half precision too: as NumPy has no bfloat16, it would arrive as bits.
+        return self.network(inputs).astype("float32").numpy()
 
     def _cuts(self, requests: Iterable[Request], failed: list[ImageError] | None) -> Iterator[_Cut]:
         """Reads and crops ahead in threads, in order."""

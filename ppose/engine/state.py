@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import paddle
 from ppose.checkpoint import AVERAGE, EMA, MODEL, OPTIMIZER
 from ppose.engine.average import WeightAverage
 from ppose.engine.ema import MovingAverage
+from ppose.log import log
 from ppose.weightfile import WeightsError
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _IDENTITY = (
     *("train_dataset", "train_transforms", "optimizer", "schedule", "swa", "ema", "batch_size"),
     *("accumulate", "amp", "amp_level", "freeze", "sync_batch_norm", "overfit_batch", "seed"),
 )
+# What an AP depends on beside the weights.
+_MEASURE = ("val_dataset", "metric", "postprocess", "flip_test")
+_PATHS = {"image_dir", "anno_path"}
 _MASTERS = "master_weights"
 _HALF = (paddle.float16, paddle.bfloat16)
 
@@ -44,6 +48,8 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         "steps_per_epoch": trainer.steps_per_epoch,
         "best": trainer.best,
         "stale": trainer.stale,
+        "finished": trainer.finished,
+        "data": trainer.dataset.fingerprint(),
         "averaged": trainer.average.count,
         "precision": trainer.precision.state(),
         "config": trainer.experiment.config,
@@ -61,12 +67,18 @@ def restore(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], to
     Raises:
         WeightsError: the state is one of another run; nothing was set.
     """
-    _same_run(path, facts.get("config", {}), to.experiment.config)
+    now = to.experiment.config
+    _same_run(path, facts["config"], now)
     if facts["steps_per_epoch"] != to.steps_per_epoch:
         raise WeightsError(
             f"{path} comes from epochs of {facts['steps_per_epoch']} steps, but now they have "
             f"{to.steps_per_epoch}: the data or the number of devices has changed. Start a "
             "new run from these weights with pretrain_weights"
+        )
+    if facts["data"] != to.dataset.fingerprint():
+        raise WeightsError(
+            f"{path} was trained on other annotations than those of train_dataset now. Start a new "
+            "run from these weights with pretrain_weights"
         )
     weights = _below(MODEL, arrays)
     own = to.network.state_dict()
@@ -79,7 +91,11 @@ def restore(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], to
     if to.moving:
         to.moving = MovingAverage({k: paddle.to_tensor(v) for k, v in _below(EMA, arrays).items()})
     to.precision.load_state(facts["precision"])
-    to.step, to.best, to.stale = facts["step"], facts["best"], facts["stale"]
+    to.step, to.finished = facts["step"], facts["finished"]
+    if changed := _changed(_MEASURE, facts["config"], now):
+        log.info(f"'{changed[0]}' is another than before: the best AP so far does not count")
+    else:
+        to.best, to.stale = facts["best"], facts["stale"]
 
 
 def float_arrays(tensors: Mapping[str, paddle.Tensor]) -> dict[str, np.ndarray]:
@@ -95,13 +111,25 @@ def _below(prefix: str, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _same_run(path: Path, then: dict, now: dict) -> None:
-    changed = [k for k in _IDENTITY if then.get(k) != now[k]]
+    changed = _changed(_IDENTITY, then, now)
     if changed:
         raise WeightsError(
             f"{path} was trained with another '{changed[0]}': {then.get(changed[0])!r} then, "
             f"{now[changed[0]]!r} now. Resume with the same config, or start a new run from "
             "these weights with pretrain_weights"
         )
+
+
+def _changed(keys: Sequence[str], then: dict, now: dict) -> list[str]:
+    return [key for key in keys if _without_paths(then, key) != _without_paths(now, key)]
+
+
+def _without_paths(config: dict, key: str) -> Any:
+    """A part of a config as it is on any machine."""
+    part = config.get(key)
+    if not isinstance(part, dict):
+        return part
+    return {k: v for k, v in part.items() if k not in _PATHS}
 
 
 def _optimizer_arrays(trainer: Trainer) -> dict[str, np.ndarray]:

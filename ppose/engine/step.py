@@ -116,13 +116,19 @@ class Stepper:
         self.optimizer.set_lr(lr)
         samples = self.sampler.samples_in(step)
         try:
-            own = self._add_gradients(batches, samples)
-            losses, replaced, stopping = self._of_all(own, batches, stop)
+            names, own = self._add_gradients(batches, samples)
+            *of_all, replaced, stops = parallel.summed(_with_counts(own, batches, stop)).tolist()
+            losses = dict(zip(names, of_all, strict=True))
             self._check_finite(step, losses, own, batches)
             self.precision.unscale(self.optimizer)
             norm = self._gradient_norm() if with_norm else None
             scale = self.precision.loss_scale
             updated = self.precision.step(self.optimizer)
+            if not updated and self.precision.is_spent:
+                raise DivergedError(
+                    f"step {step}: the gradients overflow however little the loss is scaled; "
+                    "amp=bf16 or a lower learning rate usually helps"
+                )
         finally:
             self.optimizer.clear_grad()
         return StepReport(
@@ -130,8 +136,8 @@ class Stepper:
             lr=lr,
             grad_norm=norm,
             samples=samples,
-            replaced=replaced,
-            stopping=stopping,
+            replaced=int(replaced),
+            stopping=stops > 0,
             data_seconds=waited,
             seconds=time.perf_counter() - started + waited,
             loss_scale=scale,
@@ -144,13 +150,15 @@ class Stepper:
         place = (self.experiment.seed, step, self.sampler.rank)
         paddle.seed(int(np.random.SeedSequence(place).generate_state(1)[0]))
 
-    def _add_gradients(self, batches: Sequence[Batch], samples: int) -> dict[str, float]:
+    def _add_gradients(
+        self, batches: Sequence[Batch], samples: int
+    ) -> tuple[list[str], paddle.Tensor]:
         """Adds the gradients of the mean loss over the samples of all devices.
 
         Returns:
-            this device's part of that mean, by the losses' names.
+            the losses' names, and this device's part of their means, float64.
         """
-        sums: dict[str, float] = {}
+        own = paddle.zeros([1], "float64")
         for i, batch in enumerate(batches):
             # Devices exchange their gradients behind the last batch only.
             with self._alone() if i < len(batches) - 1 else nullcontext():
@@ -161,37 +169,28 @@ class Stepper:
                 # DataParallel takes the mean over devices, whose batches may differ by a sample.
                 scaled = sum(losses.values()) * (share * self.sampler.devices)
                 self.precision.backward(scaled)
-            for name, loss in losses.items():
-                sums[name] = sums.get(name, 0.0) + share * float(loss)
-        return sums
+            # They stay on the device: each number that is read would wait for it.
+            own = own + share * paddle.stack([*losses.values()]).detach().astype("float64")
+        return list(losses), own
 
     def _alone(self) -> AbstractContextManager[None]:
         return nullcontext() if self.sampler.devices == 1 else self.forward.no_sync()
 
-    def _of_all(
-        self, own: dict[str, float], batches: Sequence[Batch], stop: bool
-    ) -> tuple[dict[str, float], int, bool]:
-        """Losses and replaced samples of all devices; a stop of one is a stop of all."""
-        replaced = sum(int(batch["replaced"].sum()) for batch in batches)
-        mine = np.array([*own.values(), replaced, stop], np.float64)
-        *losses, replaced, stops = parallel.summed(mine).tolist()
-        return dict(zip(own, losses, strict=True)), int(replaced), stops > 0
-
     def _check_finite(
-        self, step: int, losses: dict[str, float], own: dict[str, float], batches: Sequence[Batch]
+        self, step: int, losses: dict[str, float], own: paddle.Tensor, batches: Sequence[Batch]
     ) -> None:
-        """A NaN or infinity stops the run before it harms the weights."""
+        """A loss of NaN or infinity stops the run before it harms the weights."""
         bad = next((name for name, value in losses.items() if not np.isfinite(value)), None)
-        if bad is None or self.precision.may_overflow:
+        if bad is None:
             return
         where = "on another device"
-        if not np.isfinite(own[bad]):
+        if not np.isfinite(own.numpy()).all():
             indices = np.concatenate([batch["index"].numpy() for batch in batches])
             where = f"people of the batch: {self._names(indices)}"
         raise DivergedError(
             f"step {step}: the loss '{bad}' is {losses[bad]}, {where}. "
             "The weights of the last checkpoint are not touched; a lower learning rate, "
-            "clip_norm or a longer warm-up usually helps."
+            "clip_norm or a longer warm-up usually helps, and amp=bf16 where fp16 is too narrow."
         )
 
     def _names(self, indices: np.ndarray) -> str:
@@ -207,6 +206,12 @@ class Stepper:
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         squares = [gradient.astype("float32").square().sum() for gradient in gradients]
         return float(paddle.add_n(squares).sqrt())
+
+
+def _with_counts(own: paddle.Tensor, batches: Sequence[Batch], stop: bool) -> paddle.Tensor:
+    """Losses, replaced samples and whether to stop: what devices tell each other in a step."""
+    replaced = paddle.add_n([batch["replaced"].sum() for batch in batches]).astype("float64")
+    return paddle.concat([own, replaced.reshape([1]), paddle.full([1], stop, "float64")])
 
 
 class _Compiled(paddle.nn.Layer):

@@ -15,7 +15,7 @@ import paddle
 from ppose.checkpoint import load_pretrained
 from ppose.data.loader import EpochSampler, training_loader
 from ppose.engine import parallel
-from ppose.engine.amp import Precision, masters
+from ppose.engine.amp import Precision, masters, on_gpu
 from ppose.engine.average import WeightAverage
 from ppose.engine.checkpoints import Checkpoints
 from ppose.engine.determinism import compute_reproducibly
@@ -30,6 +30,7 @@ from ppose.engine.step import Batch, DivergedError, Stepper, StepReport
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.log import kept_in, log
+from ppose.registry import ConfigError
 
 STATES = "checkpoints"  # folder of the run's states
 
@@ -49,6 +50,7 @@ class Trainer:
         average: weights gathered by SWA.
         moving: the average of EMA, or None.
         ending: set by a hook to end the run behind this epoch.
+        finished: all that follows the last step is done too.
         stop: notes signals of this process.
     """
 
@@ -82,15 +84,17 @@ class Trainer:
             loaded = load_pretrained(self.network, experiment.pretrain_weights)
             if self.is_main:
                 log.info(loaded)
-        self.freezing = Freezing(self.network, experiment.freeze)
         if experiment.sync_batch_norm and self.devices > 1:
-            synchronise_norms(self.network)
+            self._synchronise_norms()
+        # Behind the synchronised norms, which are other layers.
+        self.freezing = Freezing(self.network, experiment.freeze)
         self.optimizer = experiment.optimizer.create(dict(self.network.named_parameters()))
         self.precision.prepare(self.network, self.optimizer)
         self.step = 0
         self.best: float | None = None
         self.stale = 0
         self.ending = False
+        self.finished = False
         self.stop = StopRequest()
         self.average = WeightAverage()
         self.moving = MovingAverage(self.weights()) if experiment.ema else None
@@ -117,10 +121,15 @@ class Trainer:
         return self.steps_per_epoch * self.experiment.epochs
 
     @property
-    def is_over(self) -> bool:
-        """Whether there is nothing left to do: all epochs, or stopped early."""
+    def is_trained(self) -> bool:
+        """Whether no step is left: all epochs are done, or it stopped early."""
         early = self.experiment.early_stop
         return self.step >= self.last_step or (early is not None and early.ends(self.stale))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.is_trained and self.finished
 
     @property
     def is_main(self) -> bool:
@@ -142,7 +151,8 @@ class Trainer:
             for hook in self.hooks:
                 hook.before_train(self)
             with self.stop, closing(self.batches()) as batches:
-                for batch, waited in batches:
+                for batch, waited in () if self.is_trained else batches:
+                    self.finished = False
                     report = self.run_step(batch, waited)
                     for hook in self.hooks:
                         hook.after_step(self, report)
@@ -162,7 +172,8 @@ class Trainer:
 
     def _save_and_stop(self) -> None:
         if self.is_main:
-            self.save()
+            if self.step not in self.checkpoints.steps:
+                self.save()
             log.info(f"saved at step {self.step} of {self.last_step}: --resume goes on from there")
         # A launcher that sees one process end stops the others.
         parallel.barrier()
@@ -223,7 +234,11 @@ class Trainer:
 
     def share_statistics(self) -> None:
         """Gives all processes the batch-norm statistics of the first, which are the saved ones."""
-        parallel.share([t for t in self.network.state_dict().values() if t.stop_gradient])
+        own = self.network.state_dict()
+        names = [name for name, tensor in own.items() if tensor.stop_gradient]
+        parallel.share([own[name] for name in names])
+        if self.moving:
+            parallel.share([self.moving.mean[name] for name in names])
 
     def save(self) -> None:
         """Writes a checkpoint: everything that going on needs.
@@ -237,9 +252,14 @@ class Trainer:
             if not np.isfinite(array).all():
                 raise DivergedError(
                     f"step {self.step}: '{name}' is no longer finite, so this state is not saved; "
-                    f"the newest checkpoint is of step {self.checkpoints.steps[-1:] or 'none'}"
+                    f"the newest checkpoint is of step {max(self.checkpoints.steps, default='-')}"
                 )
         self.checkpoints.save(self.step, arrays, facts_of(self))
+
+    def _synchronise_norms(self) -> None:
+        if self.experiment.to_static and not on_gpu():
+            raise ConfigError("to_static: sync_batch_norm has no static graph on CPUs; drop one")
+        synchronise_norms(self.network)
 
     def _resume(self) -> None:
         state = self.checkpoints.load() if self.is_main else None
@@ -249,9 +269,9 @@ class Trainer:
                 "without --resume, or set output_dir"
             )
         # Other machines need not see the first one's disk.
-        state = parallel.from_main(state)
-        assert state is not None
-        restore(state.path, state.arrays, state.facts, self)
+        about = (state.path, state.facts) if state else (Path(), {})
+        path, facts = parallel.from_main(about)
+        restore(path, parallel.arrays_from_main(state.arrays if state else {}), facts, self)
         self.sampler.first_step = self.step
 
 

@@ -18,6 +18,7 @@ from ppose.experiment import Experiment
 from ppose.weightfile import read_arrays
 
 STEPS = Path(__file__).with_name("steps.py")
+SCORED = STEPS.with_name("scored.py")
 SGD = ("optimizer={type: SGD, lr: 1e-2, clip_norm: 0.1}", "sync_batch_norm=true")
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -116,6 +117,20 @@ def test_scores_are_the_same_with_any_number_of_processes(config, tmp_path):
         found.append((scores.read_text(), poses.read_text()))
     assert found[0] == found[1] == found[2]
     assert json.loads(found[0][0])["people"] > 10
+
+
+@pytest.mark.parametrize("ema", ["null", "{type: EMA, decay: 0.9}"], ids=["weights", "ema"])
+def test_all_processes_score_the_weights_that_are_saved(quickstart, small_run, ema, tmp_path):
+    """Batch norms measure in each process, and the first one's statistics count."""
+    more = ("sync_batch_norm=false", "eval_every=1", "swa={type: SWA, start_epoch: 0}")
+    base = ("optimizer.base_batch=8", "batch_size=4", f"ema={ema}")
+    command = launched(2, tmp_path / "logs")
+    run(*command, SCORED, quickstart, tmp_path / "of", *small_run, *more, *base)
+    first, second = (json.loads((tmp_path / f"of.{rank}").read_text()) for rank in (0, 1))
+    assert len(first["scored"]) == 3, "two epochs and the mean of their weights"
+    assert first["scored"] == second["scored"]
+    assert set(first["rates"]) == {2e-3}, "4 samples on each of 2 devices are the base batch"
+    assert first["draws"] != second["draws"], "each process has its own noise"
 
 
 def test_two_machines_train_one_network(quickstart, small_run, tmp_path):

@@ -174,15 +174,16 @@ def test_overfitting_sees_one_batch_only_and_learns_it(config):
 
 
 def test_a_static_graph_trains_to_the_same_weights(config):
-    eager = weights_after(config)
-    static = trainer_of(config, "to_static=true")
+    sgd = "optimizer={type: SGD, lr: 1e-2, clip_norm: 0.1}"
+    eager = weights_after(config, sgd)
+    static = trainer_of(config, sgd, "to_static=true")
     assert static.stepper.forward is not static.network
     calls = []
     static.stepper.forward.register_forward_post_hook(lambda *_: calls.append(1))
     static.train()
     assert len(calls) == static.last_step
     compiled = {k: v.numpy() for k, v in static.network.state_dict().items()}
-    assert all(np.allclose(eager[k], compiled[k], rtol=1e-2, atol=1e-4) for k in eager)
+    assert all(np.allclose(eager[k], compiled[k], rtol=1e-2, atol=1e-3) for k in eager)
 
 
 def test_a_static_graph_is_not_what_is_evaluated(quickstart, small_run):
