@@ -6,8 +6,10 @@ The trainer's steps on pictures of synthetic people, which one process loads. Se
 
 - Paddle's defaults: what `pip install paddlepaddle` computes with: one thread, the path of MKL for
   processors that are not Intel's, glibc's malloc as it is, Paddle's operators only.
+- Paddle's defaults, all cores: the same with a thread for each core.
 - ppose: what `import ppose` sets (ppose/cpu.py) and its own kernels (ppose/models/kernels.py).
 - ppose, oneDNN: the same with Paddle's flags for oneDNN.
+- ppose, deterministic: `deterministic: true`, sums in one order whatever the memory's alignment.
 - ppose, to_static: the network as one graph; its first step, which is not counted, takes minutes.
 - PyTorch: the same network in PyTorch, where that is installed: forward, loss, backward and a step
   of Adam on one batch, no loading.
@@ -44,15 +46,14 @@ CONFIGS = {
 }
 PADDLE, PYTORCH = "Paddle's defaults", "PyTorch"
 _ONEDNN = {"FLAGS_use_mkldnn": "1", "FLAGS_use_onednn": "1"}
+# As if set by the user, so that ppose leaves it: MKL asks the processor, and a variable of malloc
+# that changes nothing.
+_UNPREPARED = {"MKL_DEBUG_CPU_TYPE": "0", "GLIBC_TUNABLES": "glibc.malloc.check=0"}
 ENVIRONMENT: dict[str, dict[str, str]] = {
-    # As if set by the user, so that ppose leaves it: MKL asks the processor, Paddle's threads, and
-    # a variable of malloc that changes nothing.
-    PADDLE: {
-        "MKL_DEBUG_CPU_TYPE": "0",
-        "OMP_NUM_THREADS": "1",
-        "GLIBC_TUNABLES": "glibc.malloc.check=0",
-    },
+    PADDLE: {"OMP_NUM_THREADS": "1"} | _UNPREPARED,
+    f"{PADDLE}, all cores": {"OMP_NUM_THREADS": str(os.cpu_count())} | _UNPREPARED,
     "ppose": {},
+    "ppose, deterministic": {},
     "ppose, oneDNN": _ONEDNN,
     "ppose, to_static": {},
     "ppose, to_static, oneDNN": _ONEDNN,
@@ -135,9 +136,9 @@ def measure(network: str, setting: str, folder: str, args: argparse.Namespace) -
     from ppose.engine.trainer import Trainer
     from ppose.models import kernels
 
-    if setting == PADDLE:
+    if setting.startswith(PADDLE):
         kernels.numba = None
-    trainer = Trainer(experiment_of(network, folder, args, "to_static" in setting), hooks=[])
+    trainer = Trainer(experiment_of(network, folder, args, setting), hooks=[])
     with closing(trainer.batches()) as batches:
         reports = [
             trainer.run_step(batch, waited)
@@ -152,7 +153,7 @@ def measure(network: str, setting: str, folder: str, args: argparse.Namespace) -
     }
 
 
-def experiment_of(network: str, folder: str, args: argparse.Namespace, to_static: bool) -> Any:
+def experiment_of(network: str, folder: str, args: argparse.Namespace, setting: str) -> Any:
     from ppose.experiment import Experiment
 
     overrides = {
@@ -162,7 +163,8 @@ def experiment_of(network: str, folder: str, args: argparse.Namespace, to_static
         "workers": 1,
         "epochs": WARMUP + args.steps,  # of at least one step each
         "pretrain_weights": "null",
-        "to_static": str(to_static).lower(),
+        "to_static": str("to_static" in setting).lower(),
+        "deterministic": str("deterministic" in setting).lower(),
         "output_dir": f"{folder}/run",
     }
     config = ROOT / "configs" / f"{CONFIGS[network]}.yml"
@@ -180,7 +182,7 @@ def measure_torch(
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usable_cores())))
     torch.manual_seed(0)
-    experiment = experiment_of(network, folder, args, to_static=False)
+    experiment = experiment_of(network, folder, args, setting)
     width, height = experiment.input_size
     model = torch_network(network, experiment.codec.channels)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
