@@ -20,6 +20,7 @@ import numpy as np
 import paddle
 
 from ppose.codecs.codec import Codec
+from ppose.cpu import usable_cores
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, Transform, Warp, augmented
@@ -28,6 +29,7 @@ from ppose.registry import ConfigError
 from ppose.structures import Sample
 
 _REPLACEMENTS = 20
+_WORKERS_PER_CORE, _FEWEST_MOST = 4, 16
 
 
 class SampleSource(Protocol):
@@ -203,13 +205,19 @@ def training_loader(
     """Batches loaded in `workers` processes, which end with the iterator; 0 loads in this one.
 
     Raises:
-        ConfigError: `workers` below 0.
+        ConfigError: `workers` below 0, or many more than there are cores.
         WorkerDiedError: a process was killed or crashed.
         PposeError: what the data set raises, from whichever process.
         RuntimeError: any other error of a worker, with its trace.
     """
     if workers < 0:
         raise ConfigError(f"workers: expected at least 0, found {workers}")
+    # A slip of the keyboard would fill the memory with processes.
+    most = max(_FEWEST_MOST, _WORKERS_PER_CORE * usable_cores())
+    if workers > most:
+        raise ConfigError(
+            f"workers: expected at most {most} with {usable_cores()} cores, found {workers}"
+        )
     if workers and sys.platform != "linux":
         warnings.warn(
             "workers: only Linux can share the data; loading in this process", stacklevel=2

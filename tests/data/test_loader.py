@@ -251,3 +251,9 @@ def test_people_without_labels_are_refused(experiment):
     experiment.train_dataset.keypoints[..., 2] = 0
     with pytest.raises(DataError, match="no joint is labelled; a bbox_file has boxes only"):
         dataset_of(experiment)
+
+
+def test_a_slip_of_the_keyboard_does_not_fill_the_memory(experiment):
+    dataset = experiment.training_set()
+    with pytest.raises(ConfigError, match=r"workers: expected at most \d+ with \d+ cores"):
+        batches_of(dataset, 100_000)
