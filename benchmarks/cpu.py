@@ -1,8 +1,9 @@
-"""What `ppose.cpu.prepare` gains: a matrix product and a training step, with and without it.
+"""What each setting of `ppose.cpu.prepare` gains: a matrix product, steps of training.
 
-    python benchmarks/cpu.py [--json FILE]
+    python benchmarks/cpu.py [--rounds 3] [--json FILE]
 
-Each measurement is a process of its own, as MKL reads its setting once; both settings take turns.
+Milliseconds, the fastest of each process and the median of those. Each measurement is a process
+of its own, as libraries read their settings once; all take turns.
 """
 
 import json
@@ -13,13 +14,22 @@ import sys
 import numpy as np
 from report import parser, report
 
-SETTINGS = {"as installed": "0", "prepared": "5"}
-ROUNDS = 3
+# As if set by the user, so that ppose leaves it: MKL asks the processor, Paddle's threads, and a
+# variable of malloc that changes nothing.
+MKL = {"MKL_DEBUG_CPU_TYPE": "0"}
+THREADS = {"OMP_NUM_THREADS": "1"}
+MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
+SETTINGS: dict[str, dict[str, str]] = {
+    "as installed": MKL | THREADS | MALLOC,
+    "+ MKL's path": THREADS | MALLOC,
+    "+ memory kept": THREADS,
+    "+ all cores": {},
+}
 WORK = """
 import json, time, warnings
 warnings.simplefilter("ignore")
 import ppose, paddle
-from ppose.models import HRNet, PoseNet
+from ppose.models import HRNet, LiteHRNet, PoseNet
 from ppose.skeleton import COCO17
 
 def fastest(work, repeats):
@@ -31,39 +41,46 @@ def fastest(work, repeats):
         times.append(time.perf_counter() - started)
     return 1e3 * min(times)
 
+def step(backbone):
+    network = PoseNet(backbone, COCO17)
+    images = paddle.randn([16, 3, 128, 96])
+
+    def work():
+        network(images).square().mean().backward()
+        network.clear_gradients()
+
+    return fastest(work, 5)
+
 square = paddle.randn([1024, 1024])
-network = PoseNet(HRNet(width=16, modules=(1, 1, 1), blocks=1), COCO17)
-images = paddle.randn([16, 3, 128, 96])
-
-def step():
-    network(images).square().mean().backward()
-    network.clear_gradients()
-
-product = fastest(lambda: float((square @ square).sum()), 10)
-print(json.dumps({"matrix product, ms": product, "training step, ms": fastest(step, 5)}))
+print(json.dumps({
+    "matrix product": fastest(lambda: float((square @ square).sum()), 10),
+    "HRNet": step(HRNet(width=16, modules=(1, 1, 1), blocks=1)),
+    "Lite-HRNet-18": step(LiteHRNet("lite_18")),
+}))
 """
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    arguments = parser(__doc__)
+    arguments.add_argument("--rounds", type=int, default=3, help="processes of each setting")
+    args = arguments.parse_args()
+    ours = {name: value for name, value in os.environ.items() if name not in MKL | THREADS}
     found: dict[str, list[dict]] = {name: [] for name in SETTINGS}
-    for _ in range(ROUNDS):
-        for name, value in SETTINGS.items():
-            environment = os.environ | {"MKL_DEBUG_CPU_TYPE": value, "OMP_NUM_THREADS": "1"}
+    for _ in range(args.rounds):
+        for name, environment in SETTINGS.items():
             done = subprocess.run(
                 [sys.executable, "-c", WORK],
-                env=environment,
+                env=ours | environment,
                 capture_output=True,
                 text=True,
                 check=True,
             )
             found[name].append(json.loads(done.stdout.splitlines()[-1]))
     rows = []
-    for work in found["prepared"][0]:
-        plain, prepared = (float(np.median([f[work] for f in found[n]])) for n in SETTINGS)
-        rows.append(
-            {"work": work, "as installed": plain, "prepared": prepared, "ratio": plain / prepared}
-        )
+    for work in found["as installed"][0]:
+        times = {name: float(np.median([f[work] for f in found[name]])) for name in SETTINGS}
+        first, *_, last = times.values()
+        rows.append({"work": work, **times, "times as fast": first / last})
     report(rows, args.json)
 
 
