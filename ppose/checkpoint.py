@@ -14,10 +14,11 @@ import paddle
 
 from ppose.download import fetch
 from ppose.models.network import Network
+from ppose.slim.quantize import float_names, is_quantized
 from ppose.weightfile import WeightsError, from_bfloat16, read_arrays
 
 # How a training state names its kinds of tensors.
-MODEL, OPTIMIZER, AVERAGE, EMA = "model.", "optimizer.", "average.", "ema."
+MODEL, OPTIMIZER, AVERAGE, EMA, ADAPTER = "model.", "optimizer.", "average.", "ema.", "adapter."
 _BACKBONE = "backbone."
 _SHOWN = 4
 
@@ -63,6 +64,12 @@ def load_weights(
         FileNotFoundError, AddressError, DownloadError: from `ppose.download.fetch`.
     """
     targets, arrays = network.state_dict(), weights_in(source)
+    _check_kind(source, targets, arrays)
+    if is_quantized(targets) and not is_quantized(arrays):
+        raise WeightsError(
+            f"{source} holds a float network, and this config a quantized one, whose scales are "
+            "not in the file: train it (pretrain_weights), or take the config without 'quantize'"
+        )
     unused: tuple[str, ...] = ()
     if part == "backbone":
         targets = _backbone_of(network)
@@ -84,7 +91,8 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
 
     Every tensor below `backbone.` must be in the file, with or without that prefix, in the same
     shape. A tensor outside the backbone stays fresh if the file lacks it or has another shape.
-    In a network without a backbone the tensors that `Network.heads` names may stay fresh.
+    In a network without a backbone the tensors that `Network.heads` names may stay fresh. A
+    quantized network takes the weights of a float one, and is still to be calibrated then.
 
     Args:
         network: as for `load_weights`.
@@ -96,6 +104,9 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
     """
     targets, backbone = network.state_dict(), _trunk_of(network)
     arrays = _with_prefix(weights_in(source), backbone)
+    _check_kind(source, targets, arrays)
+    if not is_quantized(arrays):
+        targets, backbone = ({k: d[k] for k in float_names(d)} for d in (targets, backbone))
     # A name under a module that our backbone has too belongs to a larger backbone, not to a head.
     modules = {_module(name) for name in backbone}
     unexpected = [n for n in arrays if n not in targets and _module(n) in modules]
@@ -116,6 +127,16 @@ def load_pretrained(network: paddle.nn.Layer, source: str | Path) -> LoadReport:
     _assign(source, fitting, arrays)
     unused = tuple(name for name in arrays if name not in targets)
     return LoadReport(str(source), tuple(fitting), fresh, unused)
+
+
+def _check_kind(
+    source: str | Path, targets: Mapping[str, object], arrays: Mapping[str, object]
+) -> None:
+    if is_quantized(arrays) and not is_quantized(targets):
+        raise WeightsError(
+            f"{source} holds a quantized network, and this config a float one: take the config "
+            "that it was trained with, which has 'quantize'"
+        )
 
 
 def set_weights(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -27,6 +28,8 @@ from ppose.models import Network
 from ppose.postprocess import Postprocess
 from ppose.registry import ConfigError, build, check
 from ppose.skeleton import Skeleton
+from ppose.slim.distill import Pair, Teacher, teacher_node
+from ppose.slim.quantize import Quantization
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,9 @@ class Config:
         to_static: trains a compiled graph instead of operator by operator.
         deterministic: only operators that give the same bits on every run.
         overfit_batch: trains on the first batch again and again, which a sound model learns.
+        quantize: trains, scores and saves the network with int8 weights and activations.
+        teacher: a trained network to learn from; `--distill_config` fills it in.
+        distill: what a student learns from this network, where this config is the teacher's.
         metric, postprocess: how people are scored.
         flip_test: average with the mirror image in evaluation and inference.
         epochs: passes over the training data.
@@ -92,6 +98,9 @@ class Config:
     to_static: bool
     deterministic: bool
     overfit_batch: bool
+    quantize: Quantization | None
+    teacher: Teacher | None
+    distill: list[Pair]
     metric: CocoMetric
     postprocess: Postprocess
     flip_test: bool
@@ -137,9 +146,36 @@ class Experiment:
         self.config = config
 
     @classmethod
-    def from_file(cls, path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
-        """Reads a YAML config; see `load_config` for the overrides."""
-        return cls(load_config(path, overrides))
+    def from_file(
+        cls,
+        path: str | Path,
+        overrides: Iterable[str] = (),
+        distill_config: str | Path | None = None,
+    ) -> Experiment:
+        """Reads a YAML config.
+
+        Args:
+            path: of the config.
+            overrides: see `load_config`; what begins with `teacher.` is set in `distill_config`,
+                if there is one.
+            distill_config: config of a trained network, which becomes the teacher.
+        """
+        overrides = list(overrides)
+        if distill_config is None:
+            return cls(load_config(path, overrides))
+        prefix = "teacher."
+        own = [text for text in overrides if not text.startswith(prefix)]
+        others = [text.removeprefix(prefix) for text in overrides if text.startswith(prefix)]
+        config = load_config(path, own)
+        return cls(
+            config | {"teacher": teacher_node(cls(load_config(distill_config, others)).config)}
+        )
+
+    @cached_property
+    def model(self) -> Network:
+        """The network; with `quantize` the quantized one."""
+        network = build(self.config["model"], Network, "model")
+        return self.quantize.apply(network) if self.quantize else network
 
     def __getattr__(self, key: str) -> Any:
         """What a key of the config describes, built when it is first asked for."""
@@ -204,6 +240,11 @@ class Experiment:
             raise ConfigError(
                 "val_dataset.bbox_file: a bottom-up network finds people by itself; leave it away"
             )
+        if self.to_static and (self.teacher or self.quantize):
+            what = "teacher" if self.teacher else "quantize"
+            raise ConfigError(f"to_static: {what} needs the network layer by layer; drop one")
+        if self.teacher:
+            self.teacher.check_fit(self.codec)
         if self.swa and self.swa.start_epoch + self.swa.every > self.epochs:
             raise ConfigError(
                 f"swa: the first weights would be taken behind epoch "

@@ -45,7 +45,8 @@ def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
         if not parameter.stop_gradient:
             gradient = parameter.grad.numpy()
             assert np.isfinite(gradient).all(), name
-            assert gradient.any(), name
+            # Nothing reaches a clipping value before it is calibrated.
+            assert gradient.any() or name.endswith("_act_preprocess.alpha"), name
 
     optimizer = run.optimizer.create(dict(run.model.named_parameters()))
     optimizer.step()

@@ -19,16 +19,17 @@ class Freezing:
     Args:
         network: its parameters are marked.
         patterns: regular expressions; what begins with a match is frozen.
+        all_norms: all batch norms keep their statistics; their weights are trained as patterns say.
 
     Attributes:
         names: of the frozen parameters.
-        norms: the frozen batch norms.
+        norms: batch norms that keep their statistics.
 
     Raises:
         ConfigError: a pattern that fits nothing, or nothing is left to train.
     """
 
-    def __init__(self, network: paddle.nn.Layer, patterns: Sequence[str]):
+    def __init__(self, network: paddle.nn.Layer, patterns: Sequence[str], all_norms: bool = False):
         parameters = dict(network.named_parameters())
         self.names = {n for pattern in patterns for n in matching(pattern, parameters, "freeze")}
         for name in self.names:
@@ -38,7 +39,8 @@ class Freezing:
         self.norms = [
             layer
             for name, layer in network.named_sublayers()
-            if isinstance(layer, NORMS) and self.names.issuperset(_names_of(name, layer))
+            if isinstance(layer, NORMS)
+            and (all_norms or self.names.issuperset(_names_of(name, layer)))
         ]
 
     def train(self, network: paddle.nn.Layer) -> None:

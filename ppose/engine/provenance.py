@@ -78,9 +78,20 @@ def _hardware() -> dict[str, Any]:
 
 def cpu_name() -> str:
     """The processor's name as Linux knows it, or what the platform calls it."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> list[str]:
+    """What the processor can do with vectors, as Linux names it; empty elsewhere."""
+    known = _cpu_info("flags").split()
+    return sorted(flag for flag in known if flag.startswith(("avx", "amx", "fma")))
+
+
+def _cpu_info(key: str) -> str:
+    """The first entry of that name in /proc/cpuinfo; "" where there is none."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
+    values = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+    return next(values, "")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import paddle
 
-from ppose.checkpoint import AVERAGE, EMA, MODEL, OPTIMIZER
+from ppose.checkpoint import ADAPTER, AVERAGE, EMA, MODEL, OPTIMIZER
 from ppose.engine.average import WeightAverage
 from ppose.engine.ema import MovingAverage
 from ppose.log import log
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _IDENTITY = (
     *("skeleton", "input_size", "model", "codec", "crop", "normalize", "loss"),
     *("train_dataset", "train_transforms", "optimizer", "schedule", "swa", "ema", "batch_size"),
+    *("teacher", "quantize"),
     *("accumulate", "amp", "amp_level", "freeze", "sync_batch_norm", "overfit_batch", "seed"),
 )
 # What an AP depends on beside the weights.
@@ -36,6 +37,8 @@ def arrays_of(trainer: Trainer) -> dict[str, np.ndarray]:
     arrays = {MODEL + k: v for k, v in float_arrays(trainer.weights()).items()}
     arrays |= {OPTIMIZER + k: v for k, v in _optimizer_arrays(trainer).items()}
     arrays |= {AVERAGE + k: v for k, v in trainer.average.mean.items()}
+    if trainer.distillation:
+        arrays |= {ADAPTER + k: v for k, v in float_arrays(trainer.distillation.trained).items()}
     if trainer.moving:
         arrays |= {EMA + k: v for k, v in float_arrays(trainer.moving.mean).items()}
     return arrays
@@ -86,6 +89,9 @@ def restore(path: Path, arrays: dict[str, np.ndarray], facts: dict[str, Any], to
         raise WeightsError(f"{path} is the state of another network")
     for name, tensor in own.items():
         tensor.set_value(paddle.to_tensor(weights[name]).astype(tensor.dtype))
+    if to.distillation:
+        for name, tensor in to.distillation.trained.items():
+            tensor.set_value(arrays[ADAPTER + name])
     _set_optimizer_arrays(to, _below(OPTIMIZER, arrays), weights)
     to.average = WeightAverage(_below(AVERAGE, arrays), facts["averaged"])
     if to.moving:
@@ -138,7 +144,7 @@ def _optimizer_arrays(trainer: Trainer) -> dict[str, np.ndarray]:
     Paddle names parameters by the order of their creation in the process, which another process
     need not repeat.
     """
-    public = {p.name: name for name, p in trainer.network.named_parameters()}
+    public = {p.name: name for name, p in trainer.trained().items()}
     state = trainer.optimizer.state_dict()
     state.pop(_MASTERS, None)  # the model's own arrays are these
     named = {}
@@ -161,7 +167,7 @@ def _split(key: str, parameters: dict[str, str]) -> tuple[str, str]:
 def _set_optimizer_arrays(
     trainer: Trainer, arrays: dict[str, np.ndarray], weights: dict[str, np.ndarray]
 ) -> None:
-    own = dict(trainer.network.named_parameters())
+    own = trainer.trained()
     state: dict[str, Any] = {}
     for key, array in arrays.items():
         name, _, accumulator = key.partition("/")

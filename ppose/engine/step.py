@@ -16,6 +16,7 @@ from ppose.engine.amp import Precision
 from ppose.engine.freezing import Freezing
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
+from ppose.slim.distill import Distillation
 
 Batch = dict[str, paddle.Tensor]
 
@@ -69,6 +70,7 @@ class Stepper:
         precision: how the network computes.
         freezing: what stays as it is.
         sampler: how many samples a step has.
+        distillation: of the network, or None.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Stepper:
         precision: Precision,
         freezing: Freezing,
         sampler: EpochSampler,
+        distillation: Distillation | None = None,
     ):
         self.experiment = experiment
         self.optimizer = optimizer
@@ -85,7 +88,10 @@ class Stepper:
         self.freezing = freezing
         self.sampler = sampler
         self.network = experiment.model
-        forward = _Compiled(self.network) if experiment.to_static else self.network
+        self.distillation = distillation
+        forward: paddle.nn.Layer = distillation or self.network
+        if experiment.to_static:
+            forward = _Compiled(self.network)
         self.forward = forward if sampler.devices == 1 else paddle.DataParallel(forward)
 
     def run(
@@ -162,16 +168,26 @@ class Stepper:
         for i, batch in enumerate(batches):
             # Devices exchange their gradients behind the last batch only.
             with self._alone() if i < len(batches) - 1 else nullcontext():
-                with self.precision.autocast():
-                    outputs = self.forward(self.experiment.normalize(batch["image"]))
-                losses = self.experiment.loss(outputs, batch)
+                losses = self._losses(batch)
                 share = len(batch["index"]) / samples
                 # DataParallel takes the mean over devices, whose batches may differ by a sample.
-                scaled = sum(losses.values()) * (share * self.sampler.devices)
+                scaled = paddle.add_n([*losses.values()]) * (share * self.sampler.devices)
                 self.precision.backward(scaled)
             # They stay on the device: each number that is read would wait for it.
             own = own + share * paddle.stack([*losses.values()]).detach().astype("float64")
         return list(losses), own
+
+    def _losses(self, batch: Batch) -> dict[str, paddle.Tensor]:
+        """The loss and what the teacher adds, each by name."""
+        images = self.experiment.normalize(batch["image"])
+        lessons: dict[str, paddle.Tensor] = {}
+        with self.precision.autocast():
+            if self.distillation is None:
+                outputs = self.forward(images)
+            else:
+                own = self.distillation.normalize(batch["image"])
+                outputs, lessons = self.forward(images, own, batch["target"])
+        return self.experiment.loss(outputs, batch) | lessons
 
     def _alone(self) -> AbstractContextManager[None]:
         return nullcontext() if self.sampler.devices == 1 else self.forward.no_sync()
@@ -203,7 +219,7 @@ class Stepper:
 
     @paddle.no_grad()
     def _gradient_norm(self) -> float:
-        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        gradients = [p.grad for p in self.optimizer._parameter_list if p.grad is not None]
         squares = [gradient.astype("float32").square().sum() for gradient in gradients]
         return float(paddle.add_n(squares).sqrt())
 

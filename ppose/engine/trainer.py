@@ -24,13 +24,16 @@ from ppose.engine.freezing import Freezing
 from ppose.engine.hooks import Hook, default_hooks
 from ppose.engine.interrupt import StopRequest
 from ppose.engine.logs import TRAIN_LOG
-from ppose.engine.norms import synchronise_norms
+from ppose.engine.norms import renew_norms, synchronise_norms
 from ppose.engine.state import arrays_of, facts_of, restore
 from ppose.engine.step import Batch, DivergedError, Stepper, StepReport
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.log import kept_in, log
 from ppose.registry import ConfigError
+from ppose.slim.calibrate import calibrate
+from ppose.slim.distill import Distillation
+from ppose.slim.quantize import is_quantized, quantized_layers, settle_scales
 
 STATES = "checkpoints"  # folder of the run's states
 
@@ -47,6 +50,7 @@ class Trainer:
         step: optimizer steps done, over the whole run.
         best: best AP so far, None before the first evaluation.
         stale: evaluations since the best one.
+        distillation: the network's teacher and what is compared, or None.
         average: weights gathered by SWA.
         moving: the average of EMA, or None.
         ending: set by a hook to end the run behind this epoch.
@@ -80,15 +84,15 @@ class Trainer:
         )
         self.precision = Precision(experiment.amp, experiment.amp_level)
         self.network = experiment.model
-        if experiment.pretrain_weights and not resume:
-            loaded = load_pretrained(self.network, experiment.pretrain_weights)
-            if self.is_main:
-                log.info(loaded)
+        if not resume:
+            self._start_weights()
         if experiment.sync_batch_norm and self.devices > 1:
             self._synchronise_norms()
         # Behind the synchronised norms, which are other layers.
-        self.freezing = Freezing(self.network, experiment.freeze)
-        self.optimizer = experiment.optimizer.create(dict(self.network.named_parameters()))
+        norms = experiment.quantize is not None and experiment.quantize.freeze_norms
+        self.freezing = Freezing(self.network, experiment.freeze, norms)
+        self.distillation = self._distillation()
+        self.optimizer = experiment.optimizer.create(self.trained())
         self.precision.prepare(self.network, self.optimizer)
         self.step = 0
         self.best: float | None = None
@@ -101,7 +105,8 @@ class Trainer:
         if resume:
             self._resume()
         self.stepper = Stepper(
-            experiment, self.optimizer, self.precision, self.freezing, self.sampler
+            *(experiment, self.optimizer, self.precision, self.freezing, self.sampler),
+            distillation=self.distillation,
         )
         self.hooks = default_hooks(self) if hooks is None else hooks
 
@@ -193,6 +198,8 @@ class Trainer:
         lr, stop = self._learning_rate(), self.stop.requested
         report = self.stepper.run(batches, self.step, lr, waited, with_norm=logged, stop=stop)
         self.step += 1
+        if self.experiment.quantize:
+            settle_scales(self.network)
         if self.moving and not report.skipped:
             self.moving.update(self.weights(), self.experiment.ema.decay_at(self.step))
         return report
@@ -205,6 +212,11 @@ class Trainer:
             return scale * rate
         factor = run.schedule.factor(self.step, self.steps_per_epoch, run.epochs)
         return scale * run.optimizer.lr * factor
+
+    def trained(self) -> dict[str, paddle.Tensor]:
+        """What the optimizer moves, by name: the network's parameters and the adapters'."""
+        adapters = self.distillation.trained if self.distillation else {}
+        return dict(self.network.named_parameters()) | adapters
 
     def weights(self) -> dict[str, paddle.Tensor]:
         """The trained weights by name, in float32 where the optimizer keeps such."""
@@ -225,9 +237,14 @@ class Trainer:
 
     def further_images(self) -> Iterator[paddle.Tensor]:
         """Normalised training inputs of the epoch that would come next."""
+        yield from self._images_from(self.last_step)
+
+    def _images_from(self, step: int) -> Iterator[paddle.Tensor]:
+        """Normalised training inputs of the epoch that begins at a step."""
         run = self.experiment
         sampler = copy(self.sampler)
-        sampler.epochs, sampler.first_step = run.epochs + 1, self.last_step
+        sampler.first_step = step
+        sampler.epochs = step // self.steps_per_epoch + 1
         with closing(training_loader(self.dataset, sampler, run.workers)) as loader:
             for batch in loader:
                 yield run.normalize(batch["image"])
@@ -255,6 +272,38 @@ class Trainer:
                     f"the newest checkpoint is of step {max(self.checkpoints.steps, default='-')}"
                 )
         self.checkpoints.save(self.step, arrays, facts_of(self))
+
+    def _start_weights(self) -> None:
+        """Those of `pretrain_weights`, and what a quantized network needs beside them."""
+        run, loaded = self.experiment, None
+        if run.pretrain_weights:
+            loaded = load_pretrained(self.network, run.pretrain_weights)
+            if self.is_main:
+                log.info(loaded)
+        if run.quantize and not (loaded and is_quantized(loaded.loaded)):
+            self._calibrate()
+
+    def _calibrate(self) -> None:
+        run = self.experiment
+        of = run.quantize
+        images = self._images_from(0)
+        taken = calibrate(self.network, images, of.calibration_batches, of.calibration)
+        if of.freeze_norms:
+            renew_norms(self.network, self._images_from(0), of.calibration_batches)
+        # Each process has seen its own batches.
+        parallel.share([*self.network.state_dict().values()])
+        if self.is_main:
+            layers = len(quantized_layers(self.network))
+            log.info(f"quantized {layers} layers, calibrated on {taken} batches")
+
+    def _distillation(self) -> Distillation | None:
+        run = self.experiment
+        if run.teacher is None:
+            return None
+        made = Distillation(self.network, run.teacher, run.codec.size_wh)
+        if self.is_main:
+            log.info(f"teacher: {made.report}")
+        return made
 
     def _synchronise_norms(self) -> None:
         if self.experiment.to_static and not on_gpu():

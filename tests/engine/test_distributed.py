@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
+from ppose.config import dump_config
 from ppose.engine.norms import NORMS
 from ppose.experiment import Experiment
-from ppose.weightfile import read_arrays
+from ppose.weightfile import read_arrays, save_arrays
 
 STEPS = Path(__file__).with_name("steps.py")
 SCORED = STEPS.with_name("scored.py")
@@ -74,6 +75,28 @@ def test_two_processes_are_one_with_the_doubled_batch(config, tmp_path):
             assert left["losses"][name] == pytest.approx(loss, rel=tolerance)
     for name, total in one["weights"].items():
         assert first["weights"][name] == pytest.approx(total, rel=1e-3, abs=1e-3)
+
+
+def test_two_processes_learn_from_a_teacher_as_one(quickstart, small_run, tmp_path):
+    """Adapters too: their gradients are shared, and the teacher is the same in each process."""
+    teacher = Experiment.from_file(quickstart, [*small_run, "model.backbone.stage1_width=8"])
+    weights = tmp_path / "teacher.safetensors"
+    save_arrays(weights, {k: v.numpy() for k, v in teacher.model.state_dict().items()})
+    layers = ("final_conv", "backbone.la1.block_layer2_1")
+    pairs = [{"student": layer, "teacher": layer} for layer in layers]
+    path = tmp_path / "teacher.yml"
+    path.write_text(dump_config(teacher.config | {"weights": str(weights), "distill": pairs}))
+    student = Experiment.from_file(quickstart, [*small_run, "loss.scale=1e-9"], path)
+    resolved = tmp_path / "student.yml"
+    resolved.write_text(dump_config(student.config))
+    config = (resolved, ())
+    (one,) = steps_of(1, config, tmp_path, *SGD, "batch_size=8")
+    first, second = steps_of(2, config, tmp_path, *SGD, "batch_size=4")
+    assert first == second | {"steps": first["steps"]}
+    for alone, left in zip(one["steps"], first["steps"], strict=True):
+        assert len(left["losses"]) == 3
+        for name, loss in alone["losses"].items():
+            assert left["losses"][name] == pytest.approx(loss, rel=1e-4)
 
 
 def test_norms_of_their_own_are_another_training(quickstart, small_run, tmp_path):

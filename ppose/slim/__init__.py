@@ -1,0 +1,1 @@
+"""Smaller and faster networks: int8 and distillation, on PaddleSlim."""

@@ -1,0 +1,101 @@
+"""Post-training quantization: scales from a few batches, no training; and what it costs where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from ppose.api import chosen_weights
+from ppose.engine.evaluate import evaluate
+from ppose.engine.trainer import Trainer
+from ppose.experiment import Experiment
+from ppose.files import check_writable, write_json
+from ppose.progress import progress
+from ppose.slim.calibrate import Loss, blocks_of, only, proposal, sensitivity
+from ppose.slim.quantize import quantized_layers
+from ppose.weightfile import save_arrays
+
+
+def quantize_trained(
+    experiment: Experiment, weights: str | Path | None = None
+) -> tuple[Experiment, Path]:
+    """Quantizes trained float weights, calibrated on batches of the training data.
+
+    Args:
+        experiment: its `quantize` rules, or the defaults if it has none.
+        weights: path or URL; None takes the config's or the best of its run.
+
+    Returns:
+        the quantized experiment, with the weights set, and `ptq.safetensors` in its folder, which
+        the same config with `quantize` loads as `weights`.
+    """
+    source = str(weights or chosen_weights(experiment))
+    output = Path(experiment.output_dir) / "ptq.safetensors"
+    check_writable(output)
+    quantize = experiment.config["quantize"] or {}
+    start = {"pretrain_weights": source, "weights": None, "quantize": quantize, "teacher": None}
+    quantized = Experiment(experiment.config | start)
+    # A quantized training begins with what calibration alone gives.
+    network = Trainer(quantized, hooks=[]).network
+    arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
+    save_arrays(output, arrays, {"config": experiment.name, "quantized": source})
+    return quantized, output
+
+
+def measure_quantization(
+    experiment: Experiment,
+    weights: str | Path | None = None,
+    by_block: int | None = None,
+    allowed: float = 0.005,
+) -> None:
+    """Quantizes trained weights and prints AP before and after; writes `ptq.json` beside them.
+
+    Args:
+        experiment, weights: see `quantize_trained`.
+        by_block: also scores the network with each block alone quantized; blocks are layers whose
+            names have this many parts in common.
+        allowed: AP that may be lost, for the proposal of layers to leave out.
+    """
+    quantized, path = quantize_trained(experiment, weights)
+    network = quantized.model
+
+    def score() -> float:
+        estimator = quantized.estimator()
+        return evaluate(estimator, quantized.val_dataset, quantized.metric, quiet=True).ap
+
+    with only(network, ()):
+        before = score()
+    after = score()
+    print(f"float {100 * before:.1f} AP, int8 {100 * after:.1f} AP: {path}")
+    facts: dict[str, object] = {"float": before, "int8": after}
+    if by_block:
+        blocks = blocks_of(quantized_layers(network), by_block)
+        rows = sensitivity(network, blocks, _counted(score, len(blocks) + 1))
+        exclude = proposal(rows, allowed)
+        print(_table(rows))
+        print(f"to lose at most {100 * allowed:.1f} AP by this sum: quantize.exclude={exclude}")
+        facts |= {"blocks": [asdict(row) for row in rows], "exclude": exclude}
+    write_json(path.with_suffix(".json"), facts)
+
+
+def _counted(score: Callable[[], float], total: int) -> Callable[[], float]:
+    """Shows how far a number of scorings has come."""
+    bar = progress(total=total, unit="block", label="sensitivity", quiet=False)
+
+    def counted() -> float:
+        found = score()
+        bar.update(1)
+        return found
+
+    return counted
+
+
+def _table(rows: list[Loss]) -> str:
+    width = max(len(row.block) for row in rows)
+    lines = [f"{'block':<{width}}  layers     AP   lost"]
+    lines += [
+        f"{row.block:<{width}}  {len(row.layers):>6}  {100 * row.score:5.1f}  {100 * row.lost:5.2f}"
+        for row in rows
+    ]
+    return "\n".join(lines)
