@@ -251,15 +251,16 @@ class Experiment:
                 f"{self.swa.start_epoch + self.swa.every}, but there are {self.epochs} epochs"
             )
 
-    def training_set(self) -> TrainingSet:
-        """Augmented samples with their targets."""
+    def training_set(self, augmented: bool = True) -> TrainingSet:
+        """Samples of the training data with their targets, as they train or as they are."""
         self.check_fit()
         if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoScenes):
             raise ConfigError(
                 "train_dataset.type: bottom-up training needs everybody in the picture: "
                 f"CocoScenes, found {type(self.train_dataset).__name__}"
             )
-        return TrainingSet(self.train_dataset, self.train_transforms, self.codec, self.seed)
+        transforms = [t for t in self.train_transforms if augmented or not t.augments]
+        return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 
     def estimator(self) -> PoseEstimator:
         """The network, with its weights as they are now, ready for pictures."""

@@ -71,6 +71,7 @@ class BoxCrop(Transform, Crop):
         udp: unbiased geometry, see `geometry.pivot`.
     """
 
+    augments = False
     uses_boxes = True
 
     def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
@@ -154,6 +155,8 @@ class PictureFit(Transform):
         size_wh: width and height of the input in pixels.
     """
 
+    augments = False
+
     def __init__(self, size_wh: tuple[int, int]):
         self.size_wh = _size(size_wh)
 
@@ -178,6 +181,8 @@ class CentreCrop(Transform):
         size_wh: width and height of the input in pixels.
         person_height: height of the person's box as part of the input's; 0.6 as published.
     """
+
+    augments = False
 
     def __init__(self, size_wh: tuple[int, int], person_height: float = 0.6):
         self.size_wh = _size(size_wh)

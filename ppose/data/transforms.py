@@ -26,7 +26,13 @@ class PipelineError(PposeError, ValueError):
 
 
 class Transform:
-    """One step of the input pipeline."""
+    """One step of the input pipeline.
+
+    Attributes:
+        augments: only makes training samples more varied; without it there still is an input.
+    """
+
+    augments = True
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         raise NotImplementedError
@@ -174,6 +180,8 @@ class Warp(Transform):
     Args:
         border: grey level in 0..255 outside the picture; that of the crop at test time.
     """
+
+    augments = False
 
     def __init__(self, border: int = 0):
         self.border = int(within("border", border, 0, 255))

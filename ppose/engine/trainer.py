@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from ppose.checkpoint import load_pretrained
-from ppose.data.loader import EpochSampler, training_loader
+from ppose.data.loader import EpochSampler, TrainingSet, training_loader
 from ppose.engine import parallel
 from ppose.engine.amp import Precision, masters, on_gpu
 from ppose.engine.average import WeightAverage
@@ -237,15 +237,15 @@ class Trainer:
 
     def further_images(self) -> Iterator[paddle.Tensor]:
         """Normalised training inputs of the epoch that would come next."""
-        yield from self._images_from(self.last_step)
+        return self._images_from(self.last_step, self.dataset)
 
-    def _images_from(self, step: int) -> Iterator[paddle.Tensor]:
-        """Normalised training inputs of the epoch that begins at a step."""
+    def _images_from(self, step: int, dataset: TrainingSet) -> Iterator[paddle.Tensor]:
+        """Normalised inputs of the epoch that begins at a step."""
         run = self.experiment
         sampler = copy(self.sampler)
         sampler.first_step = step
         sampler.epochs = step // self.steps_per_epoch + 1
-        with closing(training_loader(self.dataset, sampler, run.workers)) as loader:
+        with closing(training_loader(dataset, sampler, run.workers)) as loader:
             for batch in loader:
                 yield run.normalize(batch["image"])
 
@@ -286,10 +286,11 @@ class Trainer:
     def _calibrate(self) -> None:
         run = self.experiment
         of = run.quantize
-        images = self._images_from(0)
+        pictures = run.training_set(augmented=False)
+        images = self._images_from(0, pictures)
         taken = calibrate(self.network, images, of.calibration_batches, of.calibration)
         if of.freeze_norms:
-            renew_norms(self.network, self._images_from(0), of.calibration_batches)
+            renew_norms(self.network, self._images_from(0, pictures), of.calibration_batches)
         # Each process has seen its own batches.
         parallel.share([*self.network.state_dict().values()])
         if self.is_main:

@@ -19,6 +19,7 @@ from ppose.slim.quantize import Calibration, QuantizedLayer, quantized_layers, s
 _LEVELS = 127  # positive steps of int8
 _BINS = 8192
 _PERCENTILE = 99.99
+_NOTHING = 1e-30  # float32 holds _BINS / _NOTHING
 # Ranges that `mse` tries, as shares of the largest value.
 _SHARES = np.geomspace(1 / 16, 1, 128)
 
@@ -42,14 +43,16 @@ def calibrate(
         batches taken.
 
     Raises:
-        PposeError: the network is not quantized, or there is no image.
+        PposeError: the network is not quantized, there is no image, or an input of a layer is not
+            finite.
     """
     layers = quantized_layers(network)
     if not layers:
         raise PposeError("calibrate: the network has no quantized layer")
     observed = {name: Magnitudes() for name in layers}
     hooks = [
-        layer.register_forward_pre_hook(_observer(observed[name])) for name, layer in layers.items()
+        layer.register_forward_pre_hook(_observer(name, observed[name]))  # type: ignore[arg-type]
+        for name, layer in layers.items()
     ]
     was_training = network.training
     network.eval()
@@ -72,9 +75,12 @@ def calibrate(
     return taken
 
 
-def _observer(magnitudes: Magnitudes) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
+def _observer(name: str, magnitudes: Magnitudes) -> Callable[[nn.Layer, tuple[Tensor, ...]], None]:
     def observe(layer: nn.Layer, inputs: tuple[Tensor, ...]) -> None:
-        magnitudes.add(inputs[0].numpy())
+        try:
+            magnitudes.add(inputs[0].numpy())
+        except FloatingPointError as error:
+            raise PposeError(f"calibrate: the input of '{name}' {error}") from None
 
     return observe
 
@@ -87,7 +93,7 @@ def _set(layer: QuantizedLayer, magnitudes: Magnitudes, method: Calibration) -> 
         limit = magnitudes.limit(method)
         set_scale(layer, limit)
         if layer._act_preprocess is not None:
-            layer._act_preprocess.alpha.fill_(limit)
+            layer._act_preprocess.start(limit)
 
 
 class Magnitudes:
@@ -105,10 +111,16 @@ class Magnitudes:
         self.counts = np.zeros(_BINS, np.int64)
 
     def add(self, values: np.ndarray) -> None:
-        """Takes in an array of any shape."""
+        """Takes in an array of any shape.
+
+        Raises:
+            FloatingPointError: it holds NaN or infinity.
+        """
         values = np.abs(values.ravel())
         largest = float(values.max(initial=0))
-        if largest == 0:
+        if not np.isfinite(largest):
+            raise FloatingPointError(f"holds {largest}")
+        if largest < _NOTHING:
             return
         self.largest = max(self.largest, largest)
         self._widen(2.0 ** (np.floor(np.log2(largest)) + 1))

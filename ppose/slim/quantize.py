@@ -2,8 +2,8 @@
 
 A quantized layer keeps the tensors of the float one under their names. Beside them lie
 `_fake_quant_weight._scale`, recomputed from the weights whenever the layer runs;
-`_fake_quant_input._scale`, `_state` and `_accum`, a moving average of the largest activation; and
-`_act_preprocess.alpha`, the clipping value.
+`_fake_quant_input._scale`, `_state` and `_accum`, a moving average of the largest inputs; and
+`_act_preprocess.alpha` and `unit`, whose product is the clipping value.
 """
 
 from __future__ import annotations
@@ -20,14 +20,17 @@ from paddle.regularizer import L2Decay
 
 from ppose.engine import parallel
 from ppose.engine.optim import matching
+from ppose.models.kernels import DepthwiseConv2D, _Depthwise, recorded_on_cpu
 from ppose.registry import ConfigError, register
+from ppose.slim.clipping import Clipping
+from ppose.slim.library import paddleslim
 
 Calibration = Literal["max", "percentile", "mse"]
 QuantizedLayer = QuantizedConv2D | QuantizedLinear
 
 _WEIGHT, _INPUT, _CLIPPING = "_fake_quant_weight", "_fake_quant_input", "_act_preprocess"
 _WEIGHT_TYPES = {"channel": "channel_wise_abs_max", "tensor": "abs_max"}
-_LEAST_ALPHA = 1e-6
+_LEAST_ALPHA = 1e-3  # a clipping value that fell below 0 could not come back
 
 
 @register
@@ -42,8 +45,9 @@ class Quantization:
         exclude: patterns; layers whose names begin with a match stay float.
         weight_scale: one scale for each output channel, or one for all weights of a layer.
         clipping: learn where inputs are clipped; else their largest values alone decide.
-        clip_lr_factor: factor of the learning rate of the clipping values.
-        clip_decay: L2 decay of the clipping values, in place of the optimizer's.
+        clip_lr_factor: factor of the learning rate of the clipping values, which are learned as
+            shares of what calibration found.
+        clip_decay: L2 decay of these shares, in place of an L2 term of the optimizer.
         moving_rate: share that the average of the largest inputs keeps of itself in a step.
         calibration_batches: training batches that set scales, clipping values and batch-norm
             statistics before the first step.
@@ -98,10 +102,7 @@ class Quantization:
         raise ConfigError(f"quantize: nothing of the network is left to quantize: {reason}")
 
     def _replace(self, network: nn.Layer, chosen: set[str]) -> None:
-        # Its import is slow, and only this needs it.
-        from paddleslim.dygraph.quant import QAT
-
-        slim = QAT(
+        slim = paddleslim("dygraph.quant").QAT(
             {
                 "weight_quantize_type": _WEIGHT_TYPES[self.weight_scale],
                 "activation_quantize_type": "moving_average_abs_max",
@@ -110,34 +111,19 @@ class Quantization:
             },
             act_preprocess=Clipping if self.clipping else None,
         )
-        for name, layer in network.named_sublayers():
+        before = dict(network.named_sublayers())
+        for name, layer in before.items():
             if isinstance(layer, nn.Conv2D | nn.Linear):
                 layer.skip_quant = name not in chosen
         # QAT.quantize also wraps layers to record the range of outputs, which renames tensors.
         slim.imperative_qat._quantize_inputs.apply(network)
-        for layer in network.sublayers():
-            if type(layer) in _SWITCHED:
-                layer.__class__ = _SWITCHED[type(layer)]
-        for clipping in (x for x in network.sublayers() if isinstance(x, Clipping)):
-            clipping.alpha.optimize_attr["learning_rate"] = self.clip_lr_factor
-            clipping.alpha.regularizer = L2Decay(self.clip_decay)
-
-
-class Clipping(nn.Layer):
-    """Clips to ±alpha in training; alpha is learned (PACT, eq. 1 and 3, for both signs).
-
-    In eval mode the quantizer behind it clips, whose scale is at most alpha.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        # As in the paper; calibration sets it.
-        self.alpha = self.create_parameter([1], default_initializer=nn.initializer.Constant(10.0))
-
-    def forward(self, x: Tensor) -> Tensor:
-        if not self.training:
-            return x
-        return paddle.maximum(paddle.minimum(x, self.alpha), -self.alpha)
+        for name, layer in network.named_sublayers():
+            if name in chosen:
+                layer.__class__ = _switched(layer, before[name])
+                if self.clipping:
+                    alpha = layer._act_preprocess.alpha
+                    alpha.optimize_attr["learning_rate"] = self.clip_lr_factor
+                    alpha.regularizer = L2Decay(self.clip_decay)
 
 
 class SwitchedConv2D(QuantizedConv2D):
@@ -160,6 +146,18 @@ class SwitchedConv2D(QuantizedConv2D):
         )
 
 
+class SwitchedDepthwiseConv2D(SwitchedConv2D):
+    """A quantized `DepthwiseConv2D`, as fast in training on a CPU as the float one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.enabled and recorded_on_cpu(x, self.weight)):
+            return super().forward(x)
+        if self._act_preprocess is not None:
+            x = self._act_preprocess(x)
+        weight = self._fake_quant_weight(self.weight)
+        return _Depthwise.apply(self._fake_quant_input(x), weight, self._stride[0])
+
+
 class SwitchedLinear(QuantizedLinear):
     """A quantized linear layer, or the float one while `enabled` is off."""
 
@@ -169,7 +167,10 @@ class SwitchedLinear(QuantizedLinear):
         return super().forward(x) if self.enabled else F.linear(x, self.weight, self.bias)
 
 
-_SWITCHED = {QuantizedConv2D: SwitchedConv2D, QuantizedLinear: SwitchedLinear}
+def _switched(layer: nn.Layer, before: nn.Layer) -> type[QuantizedLayer]:
+    if isinstance(layer, QuantizedLinear):
+        return SwitchedLinear
+    return SwitchedDepthwiseConv2D if isinstance(before, DepthwiseConv2D) else SwitchedConv2D
 
 
 def quantizable(network: nn.Layer) -> list[str]:
@@ -185,7 +186,7 @@ def quantizable(network: nn.Layer) -> list[str]:
 
 def quantized_layers(network: nn.Layer) -> dict[str, QuantizedLayer]:
     """Name → layer of all that is quantized."""
-    return {n: x for n, x in network.named_sublayers() if isinstance(x, tuple(_SWITCHED))}
+    return {n: x for n, x in network.named_sublayers() if isinstance(x, QuantizedLayer)}
 
 
 def is_quantized(names: Iterable[str]) -> bool:
@@ -205,17 +206,17 @@ def settle_scales(network: nn.Layer) -> None:
     process, which takes the mean of all."""
     layers = list(quantized_layers(network).values())
     quantizers = [layer._fake_quant_input for layer in layers]
-    states = paddle.concat([q._state for q in quantizers]).numpy()
-    accums = paddle.concat([q._accum for q in quantizers])
-    accums = parallel.summed(accums) / np.float32(paddle.distributed.get_world_size())
-    scales = accums / states
-    if all(layer._act_preprocess for layer in layers):
-        alphas = paddle.concat([layer._act_preprocess.alpha for layer in layers]).numpy()
-        for i in np.flatnonzero(alphas < _LEAST_ALPHA):
-            alphas[i] = _LEAST_ALPHA
-            layers[i]._act_preprocess.alpha.fill_(_LEAST_ALPHA)
-        scales = np.minimum(scales, alphas)
     before = paddle.concat([q._scale for q in quantizers]).numpy()
+    states = paddle.concat([q._state for q in quantizers]).numpy()
+    accums = parallel.summed(paddle.concat([q._accum for q in quantizers]))
+    scales = accums / np.float32(paddle.distributed.get_world_size()) / states
+    clippings = [layer._act_preprocess for layer in layers if layer._act_preprocess is not None]
+    if clippings:
+        alphas = paddle.concat([clipping.alpha for clipping in clippings]).numpy()
+        for i in np.flatnonzero(alphas < _LEAST_ALPHA):
+            clippings[i].alpha.fill_(_LEAST_ALPHA)
+        limits = paddle.concat([clipping.limit for clipping in clippings]).numpy()
+        scales = np.minimum(scales, limits)
     for i in np.flatnonzero(scales != before):
         set_scale(layers[i], float(scales[i]), float(states[i]))
 

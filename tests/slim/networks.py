@@ -1,0 +1,65 @@
+"""A small network with each kind of layer that is quantized, and how it is trained."""
+
+import paddle
+from paddle import nn
+from paddle.nn import functional as F
+
+from ppose.models.kernels import DepthwiseConv2D
+from ppose.slim.calibrate import calibrate
+from ppose.slim.quantize import Quantization, settle_scales
+
+STEPS = 3
+
+
+class Small(nn.Layer):
+    """Images (N, 3, H, W) → maps (N, 2, H/2, W/2)."""
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        paddle.seed(seed)
+        self.first = nn.Conv2D(3, 8, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2D(8)
+        self.depthwise = DepthwiseConv2D(8)
+        self.squeeze = nn.Sequential(nn.Linear(8, 4), nn.Linear(4, 8))
+        self.last = nn.Conv2D(8, 2, 1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.first(x)))
+        x = self.depthwise(x)
+        return self.last(x * F.sigmoid(self.squeeze(x.mean([2, 3]))).unsqueeze([2, 3]))
+
+
+def images(count=3, size=16):
+    """Batches of noise that are the same every time."""
+    paddle.seed(7)
+    return [paddle.randn([4, 3, size, size]) for _ in range(count)]
+
+
+class Training:
+    """Steps towards a map of ones."""
+
+    def __init__(self, network, optimizer, start=0):
+        self.network = network
+        self.optimizer = optimizer
+        self.done = start
+        self.batches = images(2 * STEPS)
+
+    def step(self):
+        self.network.train()
+        (self.network(self.batches[self.done]) - 1).square().mean().backward()
+        self.optimizer.step()
+        self.optimizer.clear_grad()
+        settle_scales(self.network)
+        self.done += 1
+
+
+def trained(optimizer, steps=STEPS, **settings):
+    """A quantized network behind some steps, and its tensors before them."""
+    quantization = Quantization(**settings)
+    network = quantization.apply(Small())
+    calibrate(network, images(), 2, quantization.calibration)
+    before = {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+    training = Training(network, optimizer.create(dict(network.named_parameters())))
+    for _ in range(steps):
+        training.step()
+    return network, before

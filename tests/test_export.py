@@ -1,0 +1,296 @@
+"""Export changes the files, not what the network computes."""
+
+import copy
+import json
+
+import numpy as np
+import paddle
+import pytest
+from branchy import SIZE_WH, VNNI, Branchy, branchy, error, outputs, pictures, quantized
+from conftest import ROOT
+from golden.weights_by_name import fill
+from paddle import nn
+from paddle.nn import functional as F
+
+from ppose.checkpoint import load_weights
+from ppose.codecs.parts import SIMPLEPOSE
+from ppose.engine.norms import NORMS
+from ppose.experiment import Experiment
+from ppose.export import export_network, fold_norms
+from ppose.inference import ExportedNetwork
+from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
+from ppose.models.layers import Backbone
+from ppose.models.network import Network
+from ppose.pdmodel import TraceError, trace
+from ppose.registry import registered
+from ppose.skeleton import COCO17
+from ppose.slim.quantize import quantized_layers, set_scale
+
+SMALL = HRNet(4, (1, 1, 1), blocks=1, stem_width=8, stage1_width=4, stage1_blocks=1)
+MAKERS = {
+    "HRNet": lambda: copy.deepcopy(SMALL),
+    "lite_18": lambda: LiteHRNet("lite_18"),
+    "wider_naive": lambda: LiteHRNet("wider_naive"),
+    "IMHN": lambda: IMHN(SIMPLEPOSE, stacks=2, width=16, increase=2),
+}
+
+
+def norms(network):
+    return [layer for layer in network.sublayers() if isinstance(layer, NORMS)]
+
+
+def state(network):
+    return {name: tensor.numpy().copy() for name, tensor in network.state_dict().items()}
+
+
+def test_all_backbones_are_folded_here():
+    assert set(registered(Backbone)) == {"HRNet", "LiteHRNet"}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_folding_changes_no_output(name):
+    network = MAKERS[name]()
+    fill(network)
+    network.eval()
+    images = pictures(2, (64, 64))
+    before, count = outputs(network, images), len(norms(network))
+    folded = fold_norms(network, (64, 64))
+    assert len(norms(network)) == count - folded
+    # In eval mode an IMHN does not run all of its layers.
+    assert folded == count or name == "IMHN"
+    assert not norms(network.sublayers()[0]) or name != "IMHN"
+    assert error(outputs(network, images), before) < 1e-5
+
+
+class Reread(nn.Layer):
+    """Convolutions whose outputs, or weights, are used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2D(3, 4, 1), nn.BatchNorm2D(4)
+        self.shared, self.one, self.two = nn.Conv2D(4, 4, 1), nn.BatchNorm2D(4), nn.BatchNorm2D(4)
+        self.bare = nn.BatchNorm2D(4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = self.norm(x) + x
+        x = self.one(self.shared(x)) + self.two(self.shared(x))
+        return self.bare(x)
+
+
+def test_what_is_used_twice_is_not_folded():
+    network = Reread()
+    fill(network)
+    network.eval()
+    before = state(network)
+    assert fold_norms(network, None) == 0
+    for name, array in state(network).items():
+        np.testing.assert_array_equal(array, before[name])
+
+
+def test_a_training_network_is_not_folded():
+    with pytest.raises(ValueError, match="eval mode only"):
+        fold_norms(Branchy(), None)
+
+
+def test_a_bias_is_folded_too():
+    network = nn.Sequential(nn.Conv2D(3, 4, 3), nn.BatchNorm2D(4), nn.Conv2D(4, 2, 1))
+    fill(network)
+    network.eval()
+    expected = outputs(network, pictures(1))
+    assert fold_norms(network, None) == 1
+    assert error(outputs(network, pictures(1)), expected) < 1e-5
+
+
+def test_folding_keeps_the_integers_of_quantized_layers():
+    network = quantized(branchy())
+    integers = _integers(network)
+    fold_norms(network, SIZE_WH)
+    assert not norms(network)
+    for name, array in _integers(network).items():
+        # A batch norm's factor turns the sign of a channel, or rounds a tie the other way.
+        assert (np.abs(np.abs(array) - np.abs(integers[name])) > 0).mean() < 1e-3
+
+
+def _integers(network):
+    found = {}
+    for name, layer in quantized_layers(network).items():
+        weight = layer.weight.numpy()
+        if weight.ndim == 4:
+            largest = np.abs(weight).max((1, 2, 3), keepdims=True)
+            found[name] = np.rint(weight / largest * 127)
+    return found
+
+
+def test_one_scale_for_all_channels_keeps_its_norms():
+    network = quantized(branchy(), weight_scale="tensor")
+    before, expected = len(norms(network)), outputs(network, pictures())
+    assert fold_norms(network, SIZE_WH) == 0
+    assert len(norms(network)) == before
+    np.testing.assert_array_equal(outputs(network, pictures()), expected)
+
+
+@pytest.mark.parametrize("name", ["branchy", "HRNet", "wider_naive", "IMHN"])
+def test_a_float_export_gives_what_the_network_gives(name, tmp_path):
+    network = branchy() if name == "branchy" else _pose_net(name)
+    size_wh = SIZE_WH if name == "branchy" else (64, 64)
+    export_network(network, tmp_path, size_wh)
+    exported = ExportedNetwork(tmp_path)
+    for count in (1, 3):
+        images = pictures(count, size_wh)
+        assert error(exported(images), outputs(network, images)) < 1e-4
+
+
+def _pose_net(name):
+    made = MAKERS[name]()
+    network = made if isinstance(made, Network) else PoseNet(made, COCO17)
+    fill(network)
+    return network.eval()
+
+
+@pytest.mark.parametrize("weight_scale", ["channel", "tensor"])
+@pytest.mark.parametrize("exclude", [[], ["stem", "outer"]])
+def test_int8_gives_what_the_quantized_network_gives(weight_scale, exclude, tmp_path):
+    network = quantized(branchy(), weight_scale=weight_scale, exclude=exclude)
+    # A convolution that clips an input which another one reads in full.
+    clipped = network.other.conv
+    set_scale(clipped, 0.6 * clipped._fake_quant_input._scale.item())
+    made = export_network(network, tmp_path, SIZE_WH)
+    convolutions = [x for x in quantized_layers(network).values() if x.weight.ndim == 4]
+    assert made.int8 == len(convolutions) + 1  # `last` runs twice
+    expected = outputs(network, pictures())
+    found = ExportedNetwork(tmp_path)(pictures())
+    assert error(found, expected) < (0.02 if VNNI else 0.05)
+    # Almost everywhere it is the same but for rounding. oneDNN cannot have one scale for all
+    # channels: it rounds such weights again.
+    limit = 0.0006 if weight_scale == "channel" and VNNI else 0.008
+    assert np.abs(found - expected).mean() < limit * np.ptp(expected)
+    reference = ExportedNetwork(tmp_path, onednn=False)(pictures())
+    assert np.abs(reference - expected).mean() < 0.0006 * np.ptp(expected)
+
+
+@pytest.mark.skipif(not VNNI, reason="a deep network shows that weights have 7 bits")
+def test_int8_of_trained_networks(tmp_path):
+    for config in ("quickstart", "imhn_quickstart"):
+        network = Experiment.from_file(ROOT / "configs" / f"{config}.yml").model
+        load_weights(network, ROOT / "configs" / "weights" / f"{config}.safetensors")
+        quantized(network.eval(), (128, 128))
+        export_network(network, tmp_path, (128, 128))
+        images = pictures(2, (128, 128))
+        found = ExportedNetwork(tmp_path)(images)
+        assert error(found, outputs(network, images)) < 0.02, config
+
+
+def test_int8_with_dead_channels(tmp_path):
+    network = branchy()
+    for norm in norms(network):
+        alive = np.arange(norm.weight.size) % 3 > 0
+        norm.weight.set_value(norm.weight.numpy() * alive)
+    quantized(network)
+    export_network(network, tmp_path, SIZE_WH)
+    expected = outputs(network, pictures())
+    assert error(ExportedNetwork(tmp_path)(pictures()), expected) < (0.01 if VNNI else 0.05)
+
+
+def test_int8_is_small(tmp_path):
+    network = Experiment.from_file(ROOT / "configs" / "quickstart.yml").model.eval()
+    full = export_network(network, tmp_path / "float", (96, 128))
+    small = export_network(quantized(network, (96, 128)), tmp_path / "int8", (96, 128))
+    for made in (full, small):
+        names = ("model.pdmodel", "model.pdiparams")
+        assert made.size == sum((made.folder / name).stat().st_size for name in names)
+    assert small.size < 0.3 * full.size
+
+
+def test_height_and_width_may_stay_open(tmp_path):
+    network = _pose_net("IMHN")
+    export_network(network, tmp_path, None)
+    exported = ExportedNetwork(tmp_path)
+    for size_wh in ((64, 64), (128, 64)):
+        images = pictures(1, size_wh)
+        assert error(exported(images), outputs(network, images)) < 1e-4
+
+
+def test_a_fixed_batch(tmp_path):
+    export_network(branchy(), tmp_path, SIZE_WH, batch=2)
+    exported = ExportedNetwork(tmp_path)
+    assert exported.input_shape == (2, 3, 64, 48)
+    with pytest.raises(ValueError, match=r"images \(2, 3, 64, 48\)"):
+        exported(pictures(3))
+
+
+def test_the_network_stays_and_nothing_is_printed(tmp_path, capfd):
+    network = quantized(branchy())
+    network.train()
+    before = state(network)
+    export_network(network, tmp_path, SIZE_WH)
+    assert capfd.readouterr() == ("", "")
+    assert network.training
+    assert paddle.in_dynamic_mode()
+    after = state(network)
+    assert after.keys() == before.keys()
+    for name, array in after.items():
+        np.testing.assert_array_equal(array, before[name])
+    assert all(not p.stop_gradient for n, p in network.named_parameters() if n.endswith("weight"))
+
+
+def test_a_second_export_replaces_the_first(tmp_path):
+    (tmp_path / "notes.txt").write_text("kept")
+    export_network(quantized(branchy()), tmp_path, SIZE_WH)
+    network = branchy()
+    network.last.weight.set_value(2 * network.last.weight)
+    export_network(network, tmp_path, SIZE_WH)
+    exported = ExportedNetwork(tmp_path)
+    assert exported.int8 == 0
+    assert error(exported(pictures()), outputs(network, pictures())) < 1e-4
+    names = ["model.pdiparams", "model.pdmodel", "network.json", "notes.txt"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+
+
+def test_files_say_nothing_of_where_they_were_made(tmp_path):
+    export_network(branchy(), tmp_path, SIZE_WH)
+    for path in tmp_path.iterdir():
+        assert b".py" not in path.read_bytes()
+        assert str(ROOT).encode() not in path.read_bytes()
+
+
+def test_a_failed_export_leaves_nothing(tmp_path):
+    class Strange(Branchy):
+        def forward(self, images):
+            return F.tanh(super().forward(images))
+
+    with pytest.raises(TraceError, match="cannot write one of its operators.*tanh"):
+        export_network(Strange(), tmp_path / "made", SIZE_WH)
+    assert not (tmp_path / "made").exists()
+    assert paddle.in_dynamic_mode()
+    assert F.sigmoid(paddle.zeros([1])).item() == 0.5
+
+
+def test_several_results_are_refused():
+    class Two(nn.Layer):
+        def forward(self, images):
+            return [images, images]
+
+    with pytest.raises(TraceError, match="gives a list, expected one tensor"):
+        trace(Two(), (1, 3, 8, 8))
+
+
+def test_a_size_that_the_network_does_not_take_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="multiples of 32"):
+        export_network(PoseNet(copy.deepcopy(SMALL), COCO17), tmp_path / "made", (100, 96))
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(OSError, match="taken"):
+        export_network(branchy(), tmp_path / "taken", SIZE_WH)
+
+
+def test_the_description(tmp_path):
+    export_network(branchy(), tmp_path, SIZE_WH)
+    description = json.loads((tmp_path / "network.json").read_text())
+    assert description["input"] == [-1, 3, 64, 48]
+    assert (description["stride"], description["size_multiple"], description["channels"]) == (
+        *(4, 16, 5),
+    )
+    assert description["paddle"] == paddle.__version__
