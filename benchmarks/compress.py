@@ -46,7 +46,7 @@ CONFIGS = ROOT / "benchmarks" / "compress"
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
 # Of the teacher's and the held-out pictures; the training pictures take the seed of the run.
 PICTURES_SEED = 1
-TEACHER_PICTURES, TRAINING_PICTURES, HELD_OUT_PICTURES = 2400, 200, 300
+TEACHER_PICTURES, TRAINING_PICTURES, HELD_OUT_PICTURES = 2400, 60, 300
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,10 @@ def main() -> None:
         help="parts of a layer's name that make a block; default 3, e.g. backbone.stage0.0",
     )
     arguments.add_argument(
-        "--allowed", type=float, default=0.5, help="AP that may be lost, in percent; default 0.5"
+        "--allowed",
+        type=float,
+        default=0.05,
+        help="squared error of the maps that the proposal may make, as a share; default 0.05",
     )
     args = arguments.parse_args()
     if args.depth < 1:
@@ -43,7 +46,7 @@ def main() -> None:
 
     experiment = Experiment.from_file(args.config, args.override)
     blocks = args.depth if args.sensitivity else None
-    measure_quantization(experiment, by_block=blocks, allowed=args.allowed / 100)
+    measure_quantization(experiment, by_block=blocks, allowed=args.allowed)
 
 
 if __name__ == "__main__":

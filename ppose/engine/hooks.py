@@ -15,6 +15,7 @@ from ppose.engine.norms import renew_norms
 from ppose.engine.state import float_arrays
 from ppose.log import log
 from ppose.metrics.coco import CocoScores
+from ppose.slim.quantize import quantized_layers
 from ppose.weightfile import save_arrays
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class Averaging(Hook):
                     trainer.network,
                     trainer.further_images(),
                     swa.norm_batches,
-                    keep=trainer.freezing.norms,
+                    keep=[*trainer.freezing.norms, *quantized_layers(trainer.network).values()],
                 )
             trainer.share_statistics()
             # The statistics are measured; all else may be in half precision there.

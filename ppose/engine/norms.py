@@ -82,7 +82,7 @@ def renew_norms(
         network: its statistics are replaced; other weights stay.
         images: normalised inputs (N, 3, H, W).
         batches: how many of them to take at most.
-        keep: batch norms whose statistics stay.
+        keep: layers whose statistics stay: frozen batch norms, quantized layers.
 
     Returns:
         batches taken.

@@ -68,7 +68,10 @@ class Optimizer:
         """
         for pattern, factor in self.lr_factors.items():
             for name in matching(pattern, parameters, "optimizer.lr_factors"):
-                parameters[name].optimize_attr["learning_rate"] = factor
+                own = parameters[name].optimize_attr
+                # Of clipping values, whose rate has a factor of its own already.
+                if parameters[name].regularizer is None:
+                    own["learning_rate"] = factor
         clip = None if self.clip_norm is None else paddle.nn.ClipGradByGlobalNorm(self.clip_norm)
         return self._made(
             {"learning_rate": self.lr, "parameters": list(parameters.values()), "grad_clip": clip}
@@ -114,7 +117,12 @@ class AdamW(Optimizer):
     """AdamW (Loshchilov & Hutter, 2019); `weight_decay` is decoupled from the gradient."""
 
     def _made(self, common: dict[str, Any]) -> paddle.optimizer.Optimizer:
-        return paddle.optimizer.AdamW(weight_decay=self.weight_decay, **common)
+        own_decay = {p.name for p in common["parameters"] if p.regularizer is not None}
+        return paddle.optimizer.AdamW(
+            weight_decay=self.weight_decay,
+            apply_decay_param_fun=lambda name: name not in own_decay,
+            **common,
+        )
 
 
 @register

@@ -289,8 +289,13 @@ class Trainer:
         pictures = run.training_set(augmented=False)
         images = self._images_from(0, pictures)
         taken = calibrate(self.network, images, of.calibration_batches, of.calibration)
-        if of.freeze_norms:
-            renew_norms(self.network, self._images_from(0, pictures), of.calibration_batches)
+        if of.calibrate_norms:
+            renew_norms(
+                self.network,
+                self._images_from(0, pictures),
+                of.calibration_batches,
+                keep=[*quantized_layers(self.network).values()],
+            )
         # Each process has seen its own batches.
         parallel.share([*self.network.state_dict().values()])
         if self.is_main:

@@ -47,7 +47,7 @@ class DepthwiseConv2D(nn.Conv2D):
 
     def forward(self, x: Tensor) -> Tensor:
         if recorded_on_cpu(x, self.weight):
-            return _Depthwise.apply(x, self.weight, self.step)
+            return depthwise_conv2d(x, self.weight, self.step)
         return super().forward(x)
 
 
@@ -56,6 +56,17 @@ def upsample(x: Tensor, scale: int) -> Tensor:
     if recorded_on_cpu(x):
         return _Upsample.apply(x, scale)
     return F.interpolate(x, scale_factor=scale)
+
+
+def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
+    """3×3 convolution of each channel, by machine code; where `recorded_on_cpu` holds.
+
+    Args:
+        x: (N, C, H, W).
+        weight: (C, 1, 3, 3).
+        stride: see `DepthwiseConv2D`.
+    """
+    return _Depthwise.apply(x, weight, stride)
 
 
 def recorded_on_cpu(*inputs: Tensor) -> bool:

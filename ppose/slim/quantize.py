@@ -20,7 +20,7 @@ from paddle.regularizer import L2Decay
 
 from ppose.engine import parallel
 from ppose.engine.optim import matching
-from ppose.models.kernels import DepthwiseConv2D, _Depthwise, recorded_on_cpu
+from ppose.models.kernels import DepthwiseConv2D, depthwise_conv2d, recorded_on_cpu
 from ppose.registry import ConfigError, register
 from ppose.slim.clipping import Clipping
 from ppose.slim.library import paddleslim
@@ -49,10 +49,12 @@ class Quantization:
             shares of what calibration found.
         clip_decay: L2 decay of these shares, in place of an L2 term of the optimizer.
         moving_rate: share that the average of the largest inputs keeps of itself in a step.
-        calibration_batches: training batches that set scales, clipping values and batch-norm
-            statistics before the first step.
+        calibration_batches: training batches, without augmentation, that set scales and clipping
+            values before the first step.
         calibration: how these choose an input's range, see `ppose.slim.calibrate`.
-        freeze_norms: batch norms keep those statistics in training.
+        calibrate_norms: the batches also measure batch-norm statistics anew, of the quantized
+            network. Those of the float training are better unless there are thousands of samples.
+        freeze_norms: batch norms keep their statistics in training.
     """
 
     def __init__(
@@ -60,11 +62,12 @@ class Quantization:
         exclude: list[str] | None = None,
         weight_scale: Literal["channel", "tensor"] = "channel",
         clipping: bool = True,
-        clip_lr_factor: float = 1.0,
-        clip_decay: float = 1e-4,
+        clip_lr_factor: float = 10.0,
+        clip_decay: float = 0.0,
         moving_rate: float = 0.9,
         calibration_batches: int = 16,
         calibration: Calibration = "mse",
+        calibrate_norms: bool = False,
         freeze_norms: bool = True,
     ):
         if not clip_lr_factor > 0:
@@ -83,6 +86,7 @@ class Quantization:
         self.moving_rate = moving_rate
         self.calibration_batches = calibration_batches
         self.calibration = calibration
+        self.calibrate_norms = calibrate_norms
         self.freeze_norms = freeze_norms
 
     def apply(self, network: nn.Layer) -> nn.Layer:
@@ -120,10 +124,18 @@ class Quantization:
         for name, layer in network.named_sublayers():
             if name in chosen:
                 layer.__class__ = _switched(layer, before[name])
+                for quantizer in (layer._fake_quant_weight, layer._fake_quant_input):
+                    quantizer.register_forward_post_hook(_take_no_gradient)
                 if self.clipping:
                     alpha = layer._act_preprocess.alpha
                     alpha.optimize_attr["learning_rate"] = self.clip_lr_factor
                     alpha.regularizer = L2Decay(self.clip_decay)
+
+
+def _take_no_gradient(quantizer: nn.Layer, inputs: object, output: object) -> None:
+    """Paddle's quantizers write their scales by an operator that makes them trainable."""
+    for statistic in quantizer.parameters():
+        statistic.stop_gradient = True
 
 
 class SwitchedConv2D(QuantizedConv2D):
@@ -155,7 +167,7 @@ class SwitchedDepthwiseConv2D(SwitchedConv2D):
         if self._act_preprocess is not None:
             x = self._act_preprocess(x)
         weight = self._fake_quant_weight(self.weight)
-        return _Depthwise.apply(self._fake_quant_input(x), weight, self._stride[0])
+        return depthwise_conv2d(self._fake_quant_input(x), weight, self._stride[0])
 
 
 class SwitchedLinear(QuantizedLinear):

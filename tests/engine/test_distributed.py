@@ -99,6 +99,18 @@ def test_two_processes_learn_from_a_teacher_as_one(quickstart, small_run, tmp_pa
             assert left["losses"][name] == pytest.approx(loss, rel=1e-4)
 
 
+def test_two_processes_train_one_quantized_network(config, tmp_path):
+    """Weights, clipping values and scales are the same in both."""
+    path, overrides = config
+    weights = tmp_path / "float.safetensors"
+    network = Experiment.from_file(path, overrides).model
+    save_arrays(weights, {k: v.numpy() for k, v in network.state_dict().items()})
+    more = (f"pretrain_weights={weights}", "quantize={calibration_batches: 1}")
+    first, second = steps_of(2, config, tmp_path, *SGD[:1], *more, "batch_size=4")
+    assert first["weights"] == second["weights"]
+    assert any(name.endswith("_fake_quant_input._scale") for name in first["weights"])
+
+
 def test_norms_of_their_own_are_another_training(quickstart, small_run, tmp_path):
     """The switch `sync_batch_norm` is what the test above rests on."""
     config = quickstart, small_run

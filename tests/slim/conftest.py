@@ -1,8 +1,8 @@
 """Small teachers for small students."""
 
-import numpy as np
 import pytest
 import yaml
+from slim.networks import large_weights
 
 from ppose.experiment import Experiment
 from ppose.weightfile import save_arrays
@@ -28,12 +28,7 @@ def teacher_of(tmp_path):
 
     def make(config, overrides, pairs):
         experiment = Experiment.from_file(config, overrides)
-        rng = np.random.default_rng(5)
-        # Weights as large as trained ones: those of the start give maps of nearly 0.
-        arrays = {
-            name: rng.normal(0, 0.2, t.shape).astype(np.float32) if t.ndim == 4 else t.numpy()
-            for name, t in experiment.model.state_dict().items()
-        }
+        arrays = large_weights(experiment.model)
         weights = tmp_path / "teacher.safetensors"
         save_arrays(weights, arrays)
         path = tmp_path / "teacher.yml"

@@ -1,5 +1,6 @@
 """A small network with each kind of layer that is quantized, and how it is trained."""
 
+import numpy as np
 import paddle
 from paddle import nn
 from paddle.nn import functional as F
@@ -63,3 +64,12 @@ def trained(optimizer, steps=STEPS, **settings):
     for _ in range(steps):
         training.step()
     return network, before
+
+
+def large_weights(network):
+    """Weights as large as trained ones: those of the start give maps of nearly 0."""
+    rng = np.random.default_rng(5)
+    return {
+        name: rng.normal(0, 0.2, t.shape).astype(np.float32) if t.ndim == 4 else t.numpy()
+        for name, t in network.state_dict().items()
+    }

@@ -16,6 +16,7 @@ from ppose.slim.calibrate import (
     Magnitudes,
     blocks_of,
     calibrate,
+    closeness,
     only,
     proposal,
     sensitivity,
@@ -72,7 +73,8 @@ def test_inputs_are_observed_in_float_and_in_eval_mode():
     assert found == pytest.approx((hidden * gate).abs().max().item(), rel=1e-5)
     np.testing.assert_array_equal(network.norm._mean, statistics)
     assert network.training and network.norm.training
-    assert all(layer.enabled for layer in quantized_layers(network).values())
+    for layer in quantized_layers(network).values():
+        assert layer.enabled and not layer._forward_pre_hooks
 
 
 class Auxiliary(nn.Layer):
@@ -181,25 +183,27 @@ def planted():
     gain = paddle.ones([8])
     gain[0] = 1000.0
     network.norm.weight.set_value(gain)
-    weight = network.depthwise.weight / gain.reshape([8, 1, 1, 1])
-    network.depthwise.weight.set_value(weight)
-    network.eval()
-    x = images()[0]
-    with paddle.no_grad():
-        expected = network(x)
+    network.depthwise.weight.set_value(network.depthwise.weight / gain.reshape([8, 1, 1, 1]))
     Quantization().apply(network)
-    calibrate(network, [x], 1, "max")
+    calibrate(network, images(), 1, "max")
+    return network
 
-    def score():
-        with paddle.no_grad():
-            network.eval()
-            return -100 * ((network(x) - expected) ** 2).mean().item() / expected.var().item()
 
-    return network, score
+def test_closeness_is_the_share_of_the_maps_that_is_lost():
+    network, batches = planted(), images()
+    score = closeness(network, batches)
+    network.eval()
+    with paddle.no_grad():
+        found = paddle.concat([network(x) for x in batches]).numpy()
+        with only(network, ()):
+            assert score() == 0
+            exact = paddle.concat([network(x) for x in batches]).numpy()
+    assert score() == pytest.approx(-((found - exact) ** 2).sum() / (exact**2).sum(), rel=1e-4)
 
 
 def test_sensitivity_finds_the_block_that_hurts_and_proposes_to_leave_it_out():
-    network, score = planted()
+    network = planted()
+    score = closeness(network, images(1))
     blocks = blocks_of(quantized_layers(network), depth=1)
     rows = sensitivity(network, blocks, score)
     assert {row.block for row in rows} == {"first", "depthwise", "squeeze", "last"}

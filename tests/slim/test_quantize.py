@@ -18,6 +18,7 @@ from ppose.slim.calibrate import calibrate
 from ppose.slim.clipping import Clipping
 from ppose.slim.quantize import (
     Quantization,
+    SwitchedDepthwiseConv2D,
     float_names,
     is_quantized,
     quantizable,
@@ -143,6 +144,12 @@ def test_float_tensors_keep_their_names_and_the_rest_is_told_apart():
         np.testing.assert_array_equal(after[name], array)
 
 
+def test_the_fast_depthwise_convolution_stays_fast():
+    network = Quantization().apply(Small())
+    fast = [n for n, x in quantized_layers(network).items() if type(x) is SwitchedDepthwiseConv2D]
+    assert fast == ["depthwise"]
+
+
 def test_excluded_layers_stay_as_they_are():
     network = Small()
     kept = network.first
@@ -191,7 +198,7 @@ def test_an_argument_out_of_range_is_an_error_with_its_place(argument, value):
 
 @pytest.mark.parametrize("optimizer", [Adam, AdamW, SGD])
 def test_weights_and_clipping_values_are_trained(optimizer):
-    network, before = trained(optimizer(lr=1e-2))
+    network, before = trained(optimizer(lr=1e-2), clip_decay=1e-3)
     after = arrays_of(network)
     for name in quantized_layers(network):
         for own in ("weight", "_act_preprocess.alpha"):
@@ -329,13 +336,13 @@ def test_training_goes_on_from_a_state_bit_by_bit():
 
 
 def test_a_copy_is_independent_and_trains():
-    network, _ = trained(Adam(lr=1e-2))
+    network, _ = trained(Adam(lr=1e-2), clip_lr_factor=3.0)
     other = copy.deepcopy(network)
     network.eval(), other.eval()
     np.testing.assert_array_equal(network(images()[0]), other(images()[0]))
     before = arrays_of(network)
     alpha = other.first._act_preprocess.alpha
-    assert alpha.optimize_attr["learning_rate"] == 1.0
+    assert alpha.optimize_attr["learning_rate"] == 3.0
     assert alpha.regularizer is not None
     Training(other, Adam(lr=0.1).create(dict(other.named_parameters()))).step()
     assert not np.array_equal(other.first.weight, network.first.weight)

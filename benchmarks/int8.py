@@ -1,0 +1,156 @@
+"""TinyPose in int8 on real photographs: AP before and after export, size and latency.
+
+    python benchmarks/int8.py --weights tinypose_256x192.pdparams --images DIR --annotations FILE
+        [--epochs 7] [--json FILE]
+
+The same few photographs with annotated boxes calibrate, train and score, so only the rows compare
+to each other. Settings:
+
+- float: as it is. float, trained on: for the steps of PACT.
+- PTQ: calibrated; one scale for each output channel. PTQ, one scale a layer: on the network with
+  its batch norms folded, where scales of channels are far apart.
+- PTQ, partly: without the layers that configs/tinypose_256x192_pact.yml excludes.
+- PACT, and PACT, partly: trained on in int8.
+
+Latencies are of the exported networks, which take turns in this process; `int8` counts the
+convolutions that ran as int8 kernels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from report import ROOT, parser, report
+
+if TYPE_CHECKING:
+    from ppose.experiment import Experiment
+    from ppose.inference import ExportedNetwork
+
+ROUNDS = 30
+
+
+def main() -> None:
+    args = arguments()
+    warnings.simplefilter("ignore")
+    from ppose.slim.compress import latencies
+
+    rows: list[dict[str, Any]] = []
+    networks: list[ExportedNetwork] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name, experiment in settings(args, Path(folder)):
+            row, network = measured(name, experiment, Path(folder) / f"export{len(rows)}")
+            rows.append(row)
+            networks.append(network)
+        for batch in (1, 8):
+            times = latencies(networks, experiment.codec.size_wh, batch, ROUNDS)
+            for row, (p50, p95) in zip(rows, times, strict=True):
+                row |= {f"ms, batch {batch}": p50, "p95": p95} if batch == 1 else {"ms, 8": p50}
+    report(rows, args.json)
+
+
+def arguments() -> argparse.Namespace:
+    made = parser(__doc__)
+    made.add_argument("--weights", required=True, type=Path, help="of configs/tinypose_256x192.yml")
+    made.add_argument("--images", required=True, type=Path, help="folder of photographs")
+    made.add_argument("--annotations", required=True, type=Path, help="COCO keypoints of them")
+    made.add_argument("--epochs", type=int, default=7, help="of PACT; default 7")
+    made.add_argument("--lr", type=float, default=1e-4, help="of PACT; default 1e-4")
+    return made.parse_args()
+
+
+def settings(args: argparse.Namespace, folder: Path) -> Any:
+    """Name and experiment of each setting; its network has its weights."""
+    from ppose.checkpoint import load_weights
+    from ppose.config import load_config
+    from ppose.engine.trainer import train
+    from ppose.slim.post_training import quantize_trained
+
+    def made(name: str, *more: str) -> Experiment:
+        return experiment_of(args, f"output_dir={folder / name}", *more)
+
+    whole = made("float")
+    load_weights(whole.model, args.weights)
+    yield "float", whole
+
+    excluded = load_config(ROOT / "configs" / "tinypose_256x192_pact.yml")["quantize"]["exclude"]
+    partly = f"quantize={{exclude: {json.dumps(excluded)}, calibration_batches: 6}}"
+    fully = "quantize={calibration_batches: 6}"
+    yield "PTQ", quantize_trained(made("ptq", fully), args.weights)[0]
+    yield "PTQ, one scale a layer", folded_by_layer(made("tensor"), args.weights)
+    yield "PTQ, partly", quantize_trained(made("ptq_partly", partly), args.weights)[0]
+
+    start = f"pretrain_weights={args.weights}"
+    for name, quantize in (
+        ("float, trained on", "quantize=null"),
+        ("PACT", fully),
+        ("PACT, partly", partly),
+    ):
+        trained = made(name.replace(" ", "_"), start, quantize)
+        train(trained)
+        load_weights(trained.model, Path(trained.output_dir) / "last.safetensors")
+        yield name, trained
+
+
+def experiment_of(args: argparse.Namespace, *more: str) -> Experiment:
+    from ppose.experiment import Experiment
+
+    data = [
+        f"{key}.{name}={path}"
+        for key in ("train_dataset", "val_dataset")
+        for name, path in (("image_dir", args.images), ("anno_path", args.annotations))
+    ]
+    training = [
+        *(f"optimizer.lr={args.lr}", "schedule={type: Constant}", "batch_size=16", "workers=1"),
+        *(f"epochs={args.epochs}", f"eval_every={args.epochs}", "log_every=10"),
+    ]
+    return Experiment.from_file(
+        ROOT / "configs" / "tinypose_256x192.yml", [*data, *training, *more]
+    )
+
+
+def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
+    """Calibrated with one scale for all weights of a layer, on folded batch norms."""
+    from ppose.checkpoint import load_weights
+    from ppose.engine.trainer import Trainer
+    from ppose.export import fold_norms
+    from ppose.slim.calibrate import calibrate
+    from ppose.slim.quantize import Quantization
+
+    load_weights(experiment.model, weights)
+    trainer = Trainer(experiment, hooks=[])
+    network = trainer.network.eval()
+    fold_norms(network, experiment.codec.size_wh)
+    Quantization(weight_scale="tensor").apply(network)
+    calibrate(network, trainer.further_images(), 6)
+    return experiment
+
+
+def measured(
+    name: str, experiment: Experiment, folder: Path
+) -> tuple[dict[str, Any], ExportedNetwork]:
+    from ppose.engine.evaluate import evaluate
+    from ppose.export import export_network
+    from ppose.inference import ExportedNetwork, int8_kernels
+
+    estimator = experiment.estimator()
+    eager = evaluate(estimator, experiment.val_dataset, experiment.metric, quiet=True)
+    files = export_network(experiment.model, folder, experiment.codec.size_wh)
+    network = estimator.network = ExportedNetwork(folder)
+    scores = evaluate(estimator, experiment.val_dataset, experiment.metric, quiet=True)
+    row = {
+        "setting": name,
+        "AP eager": 100 * eager.ap,
+        "AP exported": 100 * scores.ap,
+        "MB": files.size / 1e6,
+        "int8": int8_kernels(folder).int8,
+    }
+    return row, network
+
+
+if __name__ == "__main__":
+    main()
