@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from paddle.inference import Config, create_predictor
 
 from ppose.cpu import usable_cores
 from ppose.errors import PposeError
+from ppose.log import native_silence
 
 PROGRAM, WEIGHTS, DESCRIPTION = "model.pdmodel", "model.pdiparams", "network.json"
 FORM = "ppose network 1"
@@ -95,7 +94,7 @@ class ExportedNetwork:
             int8 = onednn and self.int8 > 0
         _configure(config, description, int8, onednn)
         config.set_cpu_math_library_num_threads(threads or _threads())
-        with _silence():
+        with native_silence():
             try:
                 self._predictor = create_predictor(config)
             except RuntimeError as error:
@@ -168,25 +167,6 @@ def _configure(config: Config, description: dict[str, Any], int8: bool, onednn: 
         useless.append(_RESIDUAL)
     for name in useless:
         config.delete_pass(name)
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """What C++ reports while it loads a network does not reach the standard error."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # the process has none
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
 
 
 def _description(folder: Path) -> dict[str, Any]:

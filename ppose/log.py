@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -71,3 +73,22 @@ def _note_end(error: BaseException) -> None:
     else:
         bug = not isinstance(error, PposeError | OSError)
         log.debug("error: %s", error, exc_info=error if bug else None)
+
+
+@contextmanager
+def native_silence() -> Iterator[None]:
+    """What C++ reports in the context does not reach the standard error."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the process has none
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)

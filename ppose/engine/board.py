@@ -22,7 +22,7 @@ from ppose.engine.graph import network_graph
 from ppose.engine.hooks import Hook
 from ppose.engine.meter import Meter
 from ppose.files import whole_file, write_json
-from ppose.log import log
+from ppose.log import log, native_silence
 from ppose.metrics.coco import CocoScores
 from ppose.visualize import draw_grid, draw_maps
 
@@ -107,7 +107,9 @@ class Board(Hook):
     def _draw_graph(self, trainer: Trainer) -> None:
         path = self._folder / f"vdlgraph.{int(time.time()):010d}.log"
         try:
-            write_json(path, network_graph(trainer.network, trainer.experiment.codec.size_wh))
+            with native_silence():
+                graph = network_graph(trainer.network, trainer.experiment.codec.size_wh)
+            write_json(path, graph)
         except Exception as error:  # a network that Paddle cannot trace can be trained all the same
             log.info(f"board: no graph, as the network cannot be traced: {short(str(error))}")
 

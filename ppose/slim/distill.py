@@ -174,7 +174,7 @@ class Distillation(nn.Layer):
         Returns:
             the student's output, and the loss of each pair by name.
         """
-        for loss in self.distill.sublayers():
+        for loss in self.distill.distill_loss.sublayers():
             if isinstance(loss, TargetMSE):
                 loss.target = target
         outputs, losses = self.distill(images, own)

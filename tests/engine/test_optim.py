@@ -119,3 +119,18 @@ def test_the_rate_follows_the_batch_that_it_is_meant_for():
 def test_wrong_arguments(arguments):
     with pytest.raises(ValueError, match=r"has to be (above 0|at least 1)"):
         build({"type": "Adam", **arguments})
+
+
+@pytest.mark.parametrize("name", registered(Optimizer))
+def test_a_parameter_with_a_decay_of_its_own_keeps_it_and_its_rate(name):
+    """As clipping values have; without a gradient only a decay could move it."""
+    own = paddle.create_parameter([1], "float32")
+    own.set_value(np.float32([1.0]))
+    own.regularizer = paddle.regularizer.L2Decay(0.0)
+    own.optimize_attr["learning_rate"] = 10.0
+    node = {"type": name, "lr": 0.1, "weight_decay": 0.5, "lr_factors": {"own": 0.5}}
+    optimizer = build(node).create({"own": own})
+    (own * 0).sum().backward()
+    optimizer.step()
+    assert float(own) == 1.0
+    assert own.optimize_attr["learning_rate"] == 10.0
