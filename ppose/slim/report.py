@@ -41,7 +41,7 @@ def _markdown(name: str, rows: list[dict[str, Any]], facts: dict[str, Any]) -> s
     lines += [
         "Everything is measured on the exported models, with the same boxes; `AP eager` is the "
         "network before export. `x float` compares to the float student: sizes by files on disk, "
-        f"latencies with {facts['threads']} threads, all networks by turns in one process.",
+        f"latencies with threads={facts['threads']}, all networks by turns in one process.",
         "",
         f"CPU: {facts['cpu']}; flags: {', '.join(flags) or 'none of AVX2 or later'}.",
     ]
@@ -96,16 +96,11 @@ def _plot(rows: list[dict[str, Any]], path: Path) -> None:
     )
     for axis, (label, values) in zip(axes, sides, strict=True):
         for row, value in zip(rows, values, strict=True):
-            axis.scatter(value, 100 * row["ap"], s=50, label=row["name"])
-            axis.annotate(
-                row["name"],
-                (value, 100 * row["ap"]),
-                textcoords="offset points",
-                xytext=(6, 5),
-                fontsize=8,
-            )
+            axis.scatter(value, 100 * row["ap"], s=50, alpha=0.8, label=row["name"])
         axis.set_xlabel(label)
-        axis.set_xlim(left=0, right=1.25 * max(values))
+        axis.set_xlim(left=0, right=1.1 * max(values))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("AP")
+    # Points of one size or speed lie close: names beside them would hide each other.
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=120, format="png")
