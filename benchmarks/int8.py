@@ -37,7 +37,7 @@ ROUNDS = 30
 def main() -> None:
     args = arguments()
     warnings.simplefilter("ignore")
-    from ppose.slim.compress import latencies
+    from ppose.inference import latencies
 
     rows: list[dict[str, Any]] = []
     networks: list[ExportedNetwork] = []
@@ -47,7 +47,7 @@ def main() -> None:
             rows.append(row)
             networks.append(network)
         for batch in (1, 8):
-            times = latencies(networks, experiment.codec.size_wh, batch, ROUNDS)
+            times = latencies(networks, batch, runs=ROUNDS)
             for row, (p50, p95) in zip(rows, times, strict=True):
                 row |= {f"ms, batch {batch}": p50, "p95": p95} if batch == 1 else {"ms, 8": p50}
     report(rows, args.json)
@@ -126,7 +126,7 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
     network = trainer.network.eval()
     fold_norms(network, experiment.codec.size_wh)
     Quantization(weight_scale="tensor").apply(network)
-    calibrate(network, trainer.further_images(), 6)
+    calibrate(network, trainer.plain_images(), 6)
     return experiment
 
 

@@ -28,6 +28,7 @@ import tempfile
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -76,7 +77,11 @@ def main() -> None:
             for network in args.networks:
                 for setting in settings:
                     work = measure_torch if setting == PYTORCH else measure
-                    one = in_own_process(work, network, setting, folder, args)
+                    try:
+                        one = in_own_process(work, network, setting, folder, args)
+                    except (RuntimeError, NotImplementedError, BrokenProcessPool) as error:
+                        print(f"{network}, {setting}: not run: {str(error).strip()[-200:]}")
+                        continue
                     found.setdefault((network, setting), []).append(one)
     medians = {
         key: {name: float(np.median([each[name] for each in rounds])) for name in rounds[0]}

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -281,45 +282,36 @@ def _run_once(folder: str, int8: str) -> None:
     network(network.some_images(1))
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds of a run, from array to array: half of all took at most `p50`, 95 % `p95`."""
-
-    p50: float
-    p95: float
-
-
-def latency(
-    folder: str | Path,
+def latencies(
+    networks: Sequence[ExportedNetwork],
     batch: int = 1,
     *,
     size_wh: tuple[int, int] | None = None,
-    int8: bool | None = None,
-    threads: int | None = None,
     runs: int = 50,
     warmup: int = 5,
-) -> Latency:
-    """Times an export.
+) -> list[tuple[float, float]]:
+    """Milliseconds of a run of each network, from array to array; all take turns.
 
     Args:
-        folder, int8, threads: as of `ExportedNetwork`.
+        networks: of one or several exports.
         batch: inputs in a run.
-        size_wh: of an input; None for that of the export.
+        size_wh: of an input; None for that of each export.
         runs: that are timed.
         warmup: runs before.
 
+    Returns:
+        the 50th and 95th percentile of each network.
+
     Raises:
-        ExportError: the network cannot be loaded.
-        ValueError: it does not take such a batch or size.
+        ValueError: a network does not take such a batch or size.
     """
-    network = ExportedNetwork(folder, int8=int8, threads=threads)
-    images = network.some_images(batch, size_wh)
-    for _ in range(warmup):
-        network(images)
-    times = np.empty(runs)
-    for i in range(runs):
-        start = time.perf_counter()
-        network(images)
-        times[i] = time.perf_counter() - start
-    p50, p95 = np.percentile(1000 * times, [50, 95])
-    return Latency(float(p50), float(p95))
+    inputs = [network.some_images(batch, size_wh) for network in networks]
+    times = np.empty((runs, len(networks)))
+    for i in range(-warmup, runs):
+        for n, (network, images) in enumerate(zip(networks, inputs, strict=True)):
+            start = time.perf_counter()
+            network(images)
+            if i >= 0:
+                times[i, n] = time.perf_counter() - start
+    p50, p95 = np.percentile(1000 * times, [50, 95], axis=0).tolist()
+    return list(zip(p50, p95, strict=True))

@@ -11,7 +11,7 @@ from branchy import SIZE_WH, branchy, error, outputs, pictures, quantized
 from ppose.checkpoint import load_weights
 from ppose.experiment import Experiment
 from ppose.export import export_network
-from ppose.inference import ExportedNetwork, ExportError, int8_kernels, latency
+from ppose.inference import ExportedNetwork, ExportError, int8_kernels, latencies
 from ppose.slim.quantize import quantized_layers
 
 
@@ -95,10 +95,11 @@ def test_excluded_layers_run_in_float(tmp_path):
 
 
 def test_latency(exports):
-    found = latency(exports / "float", 2, runs=5, warmup=1)
-    assert 0 < found.p50 <= found.p95
+    network = ExportedNetwork(exports / "float")
+    ((p50, p95),) = latencies([network], 2, runs=5, warmup=1)
+    assert 0 < p50 <= p95
     with pytest.raises(ValueError, match="images"):
-        latency(exports / "float", 2, size_wh=(32, 32))
+        latencies([network], 2, size_wh=(32, 32))
 
 
 def test_loading_and_running_print_nothing(exports, capfd):
@@ -132,7 +133,7 @@ def test_int8_of_a_float_network_is_refused(exports):
         ExportedNetwork(exports / "int8", int8=True, onednn=False)
 
 
-@pytest.mark.parametrize("call", [ExportedNetwork, int8_kernels, latency])
+@pytest.mark.parametrize("call", [ExportedNetwork, int8_kernels])
 def test_a_missing_folder(call, tmp_path):
     with pytest.raises(ExportError, match="nowhere: no such folder"):
         call(tmp_path / "nowhere")

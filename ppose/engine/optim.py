@@ -66,12 +66,14 @@ class Optimizer:
         Raises:
             ConfigError: a pattern of `lr_factors` that fits no name.
         """
-        for pattern, factor in self.lr_factors.items():
-            for name in matching(pattern, parameters, "optimizer.lr_factors"):
-                own = parameters[name].optimize_attr
-                # Of clipping values, whose rate has a factor of its own already.
-                if parameters[name].regularizer is None:
-                    own["learning_rate"] = factor
+        factors = {
+            name: factor
+            for pattern, factor in self.lr_factors.items()
+            for name in matching(pattern, parameters, "optimizer.lr_factors")
+        }
+        for name, factor in factors.items():
+            # Clipping values have a factor of their own already.
+            parameters[name].optimize_attr["learning_rate"] *= factor
         clip = None if self.clip_norm is None else paddle.nn.ClipGradByGlobalNorm(self.clip_norm)
         return self._made(
             {"learning_rate": self.lr, "parameters": list(parameters.values()), "grad_clip": clip}
@@ -99,7 +101,7 @@ def matching(pattern: str, names: Iterable[str], key: str) -> list[str]:
         modules = {name[: dot.start()] for name in names for dot in re.finditer(r"\.", name)}
         close = get_close_matches(pattern, sorted(modules), 1)
         raise ConfigError(
-            f"{key}: no parameter's name begins with '{pattern}'{nearest(pattern, close or tops)}"
+            f"{key}: no name begins with '{pattern}'{nearest(pattern, close or tops)}"
         )
     return found
 

@@ -239,6 +239,10 @@ class Trainer:
         """Normalised training inputs of the epoch that would come next."""
         return self._images_from(self.last_step, self.dataset)
 
+    def plain_images(self) -> Iterator[paddle.Tensor]:
+        """Normalised inputs of the first epoch as they are without augmentation."""
+        return self._images_from(0, self.experiment.training_set(augmented=False))
+
     def _images_from(self, step: int, dataset: TrainingSet) -> Iterator[paddle.Tensor]:
         """Normalised inputs of the epoch that begins at a step."""
         run = self.experiment
@@ -286,13 +290,12 @@ class Trainer:
     def _calibrate(self) -> None:
         run = self.experiment
         of = run.quantize
-        pictures = run.training_set(augmented=False)
-        images = self._images_from(0, pictures)
+        images = self.plain_images()
         taken = calibrate(self.network, images, of.calibration_batches, of.calibration)
         if of.calibrate_norms:
             renew_norms(
                 self.network,
-                self._images_from(0, pictures),
+                self.plain_images(),
                 of.calibration_batches,
                 keep=[*quantized_layers(self.network).values()],
             )

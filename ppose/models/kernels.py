@@ -89,14 +89,14 @@ class _Depthwise(PyLayer):
         ctx.asked = not x.stop_gradient, not weight.stop_gradient
         n, c, h, w = x.shape
         output = paddle.empty([n, c, -(-h // stride), -(-w // stride)])
-        depthwise(_array(x), _array(weight), stride, _array(output))
+        depthwise(array_of(x), array_of(weight), stride, array_of(output))
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensor()
         of_x, of_weight = paddle.empty(x.shape), paddle.empty(weight.shape)
-        arrays = map(_array, (x, weight, gradient, of_x, of_weight))
+        arrays = map(array_of, (x, weight, gradient, of_x, of_weight))
         depthwise_backward(*arrays, ctx.stride)
         found = zip((of_x, of_weight), ctx.asked, strict=True)
         return tuple(each if asked else None for each, asked in found)
@@ -119,14 +119,14 @@ class _Upsample(PyLayer):
         return of_x
 
 
-def _array(tensor: Tensor) -> np.ndarray:
+def array_of(tensor: Tensor) -> np.ndarray:
     """The tensor's own memory; a copy of a view with gaps."""
     return np.from_dlpack(tensor.detach().contiguous())
 
 
 def _planes(tensor: Tensor) -> np.ndarray:
     n, c, h, w = tensor.shape
-    return _array(tensor).reshape(n * c, h, w)
+    return array_of(tensor).reshape(n * c, h, w)
 
 
 @compiled(inline="always")

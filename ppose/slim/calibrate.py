@@ -200,7 +200,10 @@ def blocks_of(names: Iterable[str], depth: int = 3) -> dict[str, list[str]]:
 
 
 def sensitivity(
-    network: nn.Layer, blocks: Mapping[str, Sequence[str]], score: Callable[[], float]
+    network: nn.Layer,
+    blocks: Mapping[str, Sequence[str]],
+    score: Callable[[], float],
+    whole: float | None = None,
 ) -> list[Loss]:
     """Quantizes each block alone.
 
@@ -208,12 +211,14 @@ def sensitivity(
         network: quantized and calibrated.
         blocks: name → names of quantized layers, see `blocks_of`.
         score: of the network as it is when called; higher is better.
+        whole: that of the float network, where it is known.
 
     Returns:
         the blocks, the costliest first.
     """
-    with only(network, ()):
-        whole = score()
+    if whole is None:
+        with only(network, ()):
+            whole = score()
     rows = []
     for block, layers in blocks.items():
         with only(network, layers):

@@ -10,7 +10,7 @@ from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
 from ppose.compiled import compiled, prange
-from ppose.models.kernels import recorded_on_cpu
+from ppose.models.kernels import array_of, recorded_on_cpu
 
 
 class Clipping(nn.Layer):
@@ -70,8 +70,7 @@ class _Clip(PyLayer):
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
-    """The tensor's own memory as (N, …); a copy of a view with gaps."""
-    return np.from_dlpack(tensor.detach().contiguous()).reshape(tensor.shape[0], -1)
+    return array_of(tensor).reshape(tensor.shape[0], -1)
 
 
 @compiled(fastmath={"contract", "reassoc"}, parallel=True)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ppose.api import chosen_weights
 from ppose.checkpoint import load_weights
@@ -18,7 +15,7 @@ from ppose.engine.provenance import cpu_flags, provenance
 from ppose.engine.trainer import STATES, Checkpoints, train
 from ppose.experiment import Experiment
 from ppose.export import export_network
-from ppose.inference import ExportedNetwork, int8_kernels
+from ppose.inference import ExportedNetwork, int8_kernels, latencies
 from ppose.log import log
 from ppose.registry import ConfigError, check
 from ppose.slim.post_training import quantize_trained
@@ -153,7 +150,10 @@ def compress(path: str | Path, overrides: Iterable[str] = ()) -> list[Row]:
     """
     plan, rest = _read(path, overrides)
     study = Study(plan, rest)
-    rows, exported = [], {}
+    # With the same boxes for all, the teacher too.
+    data = study.of("student", "student").val_dataset
+    rows: list[Row] = []
+    exported: list[ExportedNetwork] = []
     for name, experiment, weights in study.networks():
         log.info(f"== {name}: {weights}")
         load_weights(experiment.model, weights)
@@ -162,38 +162,22 @@ def compress(path: str | Path, overrides: Iterable[str] = ()) -> list[Row]:
         size_wh = codec.size_wh if codec.uses_boxes else None
         files = export_network(experiment.model, folder, size_wh)
         estimator = experiment.estimator()
-        eager = evaluate(estimator, experiment.val_dataset, experiment.metric)
+        eager = evaluate(estimator, data, experiment.metric)
         network = ExportedNetwork(folder, threads=plan.threads)
         estimator.network = network  # type: ignore[assignment]  # it is called as the other is
-        scores = evaluate(estimator, experiment.val_dataset, experiment.metric)
+        scores = evaluate(estimator, data, experiment.metric)
         log.info(scores.table())
         found = int8_kernels(folder)
         kernels = {"int8": found.int8, "float32": found.float32}
-        exported[name] = network
+        exported.append(network)
         rows.append(Row(name, scores.ap, eager.ap, files.size, {}, kernels, str(weights)))
     for batch in BATCHES:
-        times = latencies(exported.values(), codec.size_wh, batch, plan.rounds)
+        times = latencies(exported, batch, size_wh=codec.size_wh, runs=plan.rounds)
         for row, percentiles in zip(rows, times, strict=True):
             row.latency[batch] = percentiles
     facts = provenance() | {"cpu_flags": cpu_flags(), "threads": plan.threads}
     write_report(study.folder, plan.name, [asdict(row) for row in rows], facts)
     return rows
-
-
-def latencies(
-    networks: Iterable[ExportedNetwork], size_wh: tuple[int, int], batch: int, rounds: int
-) -> list[tuple[float, float]]:
-    """Milliseconds of a batch, the 50th and 95th percentile of each network; all take turns."""
-    networks = list(networks)
-    inputs = [network.some_images(batch, size_wh) for network in networks]
-    times = np.empty((len(networks), rounds))
-    for i in range(-2, rounds):  # the first two do not count
-        for n, (network, images) in enumerate(zip(networks, inputs, strict=True)):
-            started = time.perf_counter()
-            network(images)
-            if i >= 0:
-                times[n, i] = 1e3 * (time.perf_counter() - started)
-    return [tuple(np.percentile(own, (50, 95)).tolist()) for own in times]
 
 
 def _read(path: str | Path, overrides: Iterable[str]) -> tuple[Plan, list[str]]:

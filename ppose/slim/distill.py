@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 from ppose.checkpoint import load_weights
 from ppose.codecs import Codec
 from ppose.data.transforms import Normalize
+from ppose.engine.average import borrowed
 from ppose.models import Network
 from ppose.registry import ConfigError, nearest, register
 from ppose.skeleton import Skeleton
@@ -211,7 +212,9 @@ class Distillation(nn.Layer):
         of_teacher = {pair.teacher for pair in self.pairs}
         was_training = student.training
         student.train()  # some layers give maps in training only
-        with _unmoved(student), _watched(student, of_student) as found:
+        # A pass in training mode moves running statistics.
+        kept = borrowed(student, student.state_dict())
+        with kept, paddle.no_grad(), _watched(student, of_student) as found:
             student(image)
         student.train() if was_training else student.eval()
         with paddle.no_grad(), _watched(teacher, of_teacher) as known:
@@ -279,17 +282,6 @@ def _watched(network: nn.Layer, names: set[str]) -> Iterator[dict[str, list[int]
     finally:
         for hook in hooks:
             hook.remove()
-
-
-@contextmanager
-def _unmoved(network: nn.Layer) -> Iterator[None]:
-    """Undoes what a forward pass in training mode does to running statistics."""
-    state = network.state_dict()
-    kept = {name: tensor.clone() for name, tensor in state.items()}
-    with paddle.no_grad():
-        yield
-    for name, tensor in state.items():
-        tensor.set_value(kept[name])
 
 
 class MSE(nn.Layer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from paddle import Tensor
@@ -77,7 +78,8 @@ def measure_quantization(
     facts: dict[str, object] = {"float": before, "int8": after}
     if by_block:
         blocks = blocks_of(quantized_layers(network), by_block)
-        rows = sensitivity(network, blocks, _counted(score, len(blocks) + 1))
+        with progress(total=len(blocks), unit="block", label="sensitivity", quiet=False) as bar:
+            rows = sensitivity(network, blocks, _counted(score, bar), before)
         errors = sensitivity(network, blocks, closeness(network, _some_images(quantized)))
         exclude = proposal(errors, allowed)
         print(_table(rows, {row.block: row.lost for row in errors}))
@@ -90,9 +92,8 @@ def measure_quantization(
     write_json(path.with_suffix(".json"), facts)
 
 
-def _counted(score: Callable[[], float], total: int) -> Callable[[], float]:
-    """Shows how far a number of scorings has come."""
-    bar = progress(total=total, unit="block", label="sensitivity", quiet=False)
+def _counted(score: Callable[[], float], bar: Any) -> Callable[[], float]:
+    """Moves a progress bar by each scoring."""
 
     def counted() -> float:
         found = score()

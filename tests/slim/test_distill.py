@@ -67,6 +67,15 @@ def test_the_losses_fall_towards_the_teacher(quickstart, small_run, teacher_of):
     assert losses[-1] < 0.5 * losses[0]
 
 
+def test_four_stacks_teach_two(imhn_quickstart, small_bottomup, teacher_of):
+    pairs = [{"student": "stacks.1.heads.0", "teacher": "stacks.3.heads.0", "weight": 10.0}]
+    teacher = teacher_of(imhn_quickstart, [*small_bottomup, "model.stacks=4"], pairs)
+    trainer = trainer_of(imhn_quickstart, small_bottomup, teacher, "model.stacks=2", hooks=[])
+    reports = [trainer.run_step(batches) for batches, _ in trainer.batches()]
+    assert all(np.isfinite(list(report.losses.values())).all() for report in reports)
+    assert "distill.stacks.1.heads.0" in reports[0].losses
+
+
 def test_both_start_from_the_same_weights_with_and_without_a_teacher(
     quickstart, small_run, teacher_of
 ):
