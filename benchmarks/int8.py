@@ -117,7 +117,7 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
     """Calibrated with one scale for all weights of a layer, on folded batch norms."""
     from ppose.checkpoint import load_weights
     from ppose.engine.trainer import Trainer
-    from ppose.export import fold_norms
+    from ppose.export.network import fold_norms
     from ppose.slim.calibrate import calibrate
     from ppose.slim.quantize import Quantization
 
@@ -134,7 +134,7 @@ def measured(
     name: str, experiment: Experiment, folder: Path
 ) -> tuple[dict[str, Any], ExportedNetwork]:
     from ppose.engine.evaluate import evaluate
-    from ppose.export import export_network
+    from ppose.export.network import export_network
     from ppose.inference import ExportedNetwork, int8_kernels
 
     estimator = experiment.estimator()

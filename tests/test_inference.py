@@ -10,7 +10,7 @@ from branchy import SIZE_WH, branchy, error, outputs, pictures, quantized
 
 from ppose.checkpoint import load_weights
 from ppose.experiment import Experiment
-from ppose.export import export_network
+from ppose.export.network import export_network
 from ppose.inference import ExportedNetwork, ExportError, int8_kernels, latencies
 from ppose.slim.quantize import quantized_layers
 

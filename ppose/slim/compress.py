@@ -14,7 +14,7 @@ from ppose.engine.evaluate import evaluate
 from ppose.engine.provenance import cpu_flags, provenance
 from ppose.engine.trainer import STATES, Checkpoints, train
 from ppose.experiment import Experiment
-from ppose.export import export_network
+from ppose.export.network import export_network
 from ppose.inference import ExportedNetwork, int8_kernels, latencies
 from ppose.log import log
 from ppose.registry import ConfigError, check

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ppose.pdmodel import CONVOLUTIONS, Operator, Program, settings
+from ppose.export.pdmodel import CONVOLUTIONS, Operator, Program, settings
 
 LEVELS = 127
 _WEIGHTS = {

@@ -16,12 +16,12 @@ from ppose.checkpoint import load_weights
 from ppose.codecs.parts import SIMPLEPOSE
 from ppose.engine.norms import NORMS
 from ppose.experiment import Experiment
-from ppose.export import export_network, fold_norms
+from ppose.export.network import export_network, fold_norms
+from ppose.export.pdmodel import TraceError, trace
 from ppose.inference import ExportedNetwork
 from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
 from ppose.models.layers import Backbone
 from ppose.models.network import Network
-from ppose.pdmodel import TraceError, trace
 from ppose.registry import registered
 from ppose.skeleton import COCO17
 from ppose.slim.quantize import quantized_layers, set_scale

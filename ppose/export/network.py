@@ -1,6 +1,6 @@
 """A network in a folder that Paddle Inference runs, float or int8.
 
-The int8 form (`ppose.int8graph`) is that of PaddleSlim's ONNX-like export. TensorRT runs the same
+The int8 form (`ppose.export.int8graph`) is that of PaddleSlim's ONNX-like export. TensorRT runs the same
 folder on a GPU: `Config.enable_use_gpu(256, 0)`, then `enable_tensorrt_engine(workspace_size=1 <<
 30, max_batch_size=8, min_subgraph_size=3, precision_mode=PrecisionType.Int8, use_static=False,
 use_calib_mode=False)`: the ranges stand in the model, so nothing is calibrated. With an open batch,
@@ -18,11 +18,11 @@ import paddle
 from paddle import nn
 from paddle.nn.quant.quant_layers import FakeQuantChannelWiseAbsMax, QuantizedConv2D
 
+from ppose.export.int8graph import is_fake_quantized, to_int8
+from ppose.export.pdmodel import CONVOLUTIONS, Program, trace
 from ppose.files import remove_leftovers, whole_file, write_json
 from ppose.inference import DESCRIPTION, FORM, PROGRAM, WEIGHTS, file_hash
-from ppose.int8graph import is_fake_quantized, to_int8
 from ppose.models.network import Network
-from ppose.pdmodel import CONVOLUTIONS, Program, trace
 
 
 @dataclass(frozen=True)

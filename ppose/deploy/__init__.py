@@ -1,0 +1,1 @@
+"""Runs exported bundles; needs NumPy, OpenCV, PyYAML and one backend, nothing that trains."""
