@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also without installing ppose
 
-from ppose.download import Checksum, DownloadError, bytes_progress, check_free, download, locked
+from ppose.download import Checksum, DownloadError, check_free, download, locked
+from ppose.progress import progress
 
 DESCRIPTION = """\
 Downloads COCO 2017 (train2017.zip 19.3 GB, val2017.zip 0.8 GB, annotations 0.25 GB) and
@@ -215,7 +216,7 @@ def unpack(archive: Path, output: Path, part: Part) -> None:
             members = checked_members(opened, part)
             total = sum(member.file_size for member in members)
             check_free(output, total, f"unpacking {archive.name}")
-            with bytes_progress(f"unpacking {archive.name}", total) as bar:
+            with progress(total, f"unpacking {archive.name}", "B") as bar:
                 for member in members:
                     extract(opened, member, staging, bar)
         found = part.found_in(staging / part.folder)

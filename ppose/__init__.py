@@ -5,6 +5,7 @@
 >>> poses = est("dataset/test_image/people.jpg")
 """
 
+import os
 import warnings
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track global mean")
 
 cpu.prepare()
+# A picture of few bytes may claim gigabytes; Pillow's limit, for OpenCV, which reads it once.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
 
 __all__ = ["load"]
 __version__ = "0.1.0"

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ppose.checkpoint import load_weights
-from ppose.engine.predict import PoseEstimator
+from ppose.estimator import PoseEstimator
 from ppose.experiment import Experiment
 
 

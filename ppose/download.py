@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import IO, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from tqdm import tqdm
-
 from ppose.errors import PposeError
 from ppose.progress import progress
 
@@ -196,14 +194,6 @@ def locked(target: Path) -> Iterator[None]:
         file.close()
 
 
-def bytes_progress(label: str, total: int | None, done: int = 0) -> tqdm:
-    """`ppose.progress.progress` in bytes; `done` of them were there before."""
-    bar = progress(total or 0, label, "B")
-    bar.total, bar.unit_scale, bar.unit_divisor = total, True, 1024
-    bar.n = bar.last_print_n = bar.initial = done
-    return bar
-
-
 class _CutError(Exception):
     """An attempt that failed in a way that another attempt may not."""
 
@@ -335,7 +325,7 @@ class _Transfer:
     def _copy(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
         with (
             self.part.open("r+b" if start else "wb") as file,
-            bytes_progress(self.target.name, total, start) as bar,
+            progress(total, self.target.name, "B", done=start) as bar,
         ):
             done = file.seek(start)
             while chunk := self._read(response):

@@ -20,7 +20,8 @@ from ppose.engine.average import SWA
 from ppose.engine.early_stop import EarlyStop
 from ppose.engine.ema import EMA
 from ppose.engine.optim import Optimizer, Schedule
-from ppose.engine.predict import PoseEstimator
+from ppose.engine.predict import EagerRunner
+from ppose.estimator import PoseEstimator, Runner
 from ppose.files import whole_file
 from ppose.losses import Loss
 from ppose.metrics.coco import CocoMetric
@@ -262,14 +263,17 @@ class Experiment:
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 
-    def estimator(self) -> PoseEstimator:
-        """The network, with its weights as they are now, ready for pictures."""
+    def estimator(self, runner: Runner | None = None) -> PoseEstimator:
+        """The network, with its weights as they are now, ready for pictures.
+
+        Args:
+            runner: of an export of it, to run in its place.
+        """
         self.check_fit()
         return PoseEstimator(
-            network=self.model,
+            runner=runner or EagerRunner(self.model, self.normalize),
             codec=self.codec,
             crop=self.crop,
-            normalize=self.normalize,
             postprocess=self.postprocess,
             flip_test=self.flip_test,
             batch_size=self.batch_size,

@@ -1,30 +1,96 @@
-"""Progress of long work: a bar on a terminal, a line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, a line now and then elsewhere.
+
+Without tqdm, which deployment does not need, there are lines on a terminal too.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+import time
+from typing import Any, Protocol
 
-from tqdm import tqdm
+try:
+    from tqdm import tqdm
+except ImportError:
+    tqdm = None  # type: ignore[assignment, misc]
 
 _SECONDS_BETWEEN_LINES = 15.0
 
 
-class _Lines(tqdm):
-    """One line each time, instead of one that is drawn over; none at the very start."""
+class Bar(Protocol):
+    """What `progress` gives.
 
-    def display(  # type: ignore[override]
-        self, msg: str | None = None, pos: int | None = None
-    ) -> bool:
-        if self.n:
-            print(msg or str(self), file=sys.stderr, flush=True)
-        return True
+    Attributes:
+        n: steps done.
+    """
+
+    n: Any
+
+    def update(self, n: float = 1) -> Any:
+        """So many steps more are done."""
+
+    def close(self) -> Any:
+        """The last line."""
+
+    def __enter__(self) -> Any: ...
+
+    def __exit__(self, *error: Any) -> Any: ...
+
+
+class Lines:
+    """One line each time, instead of one that is drawn over; none at the very start.
+
+    Args:
+        total: of all steps; None if nobody knows.
+        label: stands before the numbers.
+        unit: of a step; "B" is printed in MB.
+        quiet: prints nothing.
+        done: steps that are done already.
+    """
+
+    def __init__(
+        self, total: int | None, label: str, unit: str, quiet: bool = False, done: float = 0
+    ):
+        self.n: float = done
+        self._total, self._label, self._unit, self._quiet = total, label, unit, quiet
+        self._start = self._printed = time.monotonic()
+        self._shown: float = done
+
+    def update(self, n: float = 1) -> None:
+        """So many steps more are done."""
+        self.n += n
+        if time.monotonic() - self._printed >= _SECONDS_BETWEEN_LINES:
+            self._print()
+
+    def close(self) -> None:
+        """Prints what was not printed yet."""
+        if self.n != self._shown:
+            self._print()
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _print(self) -> None:
+        self._printed, self._shown = time.monotonic(), self.n
+        if self._quiet:
+            return
+        minutes, seconds = divmod(int(self._printed - self._start), 60)
+        numbers = [self.n] if self._total is None else [self.n, self._total]
+        unit = self._unit
+        if unit == "B":
+            numbers, unit = [round(n / 1e6, 1) for n in numbers], "MB"
+        done = " of ".join(map(str, numbers))
+        line = f"{self._label}: {done} {unit}, {minutes:02d}:{seconds:02d}"
+        print(line, file=sys.stderr, flush=True)
 
 
 def on_terminal() -> bool:
     """Whether bars are drawn: on a terminal, unless it says that it has no width."""
-    if not sys.stderr.isatty():
+    if tqdm is None or not sys.stderr.isatty():
         return False
     try:
         return os.get_terminal_size(sys.stderr.fileno()).columns > 0
@@ -32,49 +98,20 @@ def on_terminal() -> bool:
         return True
 
 
-def progress(total: int | None, label: str, unit: str, quiet: bool = False) -> tqdm:
-    """A bar to `update` and `close`, or to use as a context."""
-    if on_terminal():
-        return tqdm(total=total, desc=label, unit=unit, disable=quiet, dynamic_ncols=True)
-    return _Lines(
+def progress(total: int | None, label: str, unit: str, quiet: bool = False, done: float = 0) -> Bar:
+    """A bar to `update` and `close`, or to use as a context; for its arguments see `Lines`."""
+    if not on_terminal():
+        return Lines(total, label, unit, quiet, done)
+    return tqdm(
         total=total,
         desc=label,
         unit=unit,
         disable=quiet,
-        mininterval=_SECONDS_BETWEEN_LINES,
-        bar_format="{desc}: {n_fmt} of {total_fmt} {unit}, {elapsed}",
-        leave=False,
+        initial=done,
+        dynamic_ncols=True,
+        unit_scale=unit == "B",
+        unit_divisor=1024 if unit == "B" else 1000,
     )
-
-
-class FiguresBar(tqdm):
-    """A bar for a terminal with a text behind it, which goes when closed.
-
-    Args:
-        total: of all steps.
-        label: stands before the bar.
-        done: steps before this process.
-
-    Attributes:
-        figures: the text; shown with the next `update`.
-    """
-
-    figures = ""
-
-    def __init__(self, total: int, label: str, done: int = 0):
-        super().__init__(
-            total=total,
-            desc=label,
-            initial=done,
-            leave=False,
-            miniters=1,
-            dynamic_ncols=True,
-            bar_format="{desc} {n_fmt}/{total_fmt} |{bar:10}| {figures}",
-        )
-
-    @property
-    def format_dict(self) -> Any:
-        return {**super().format_dict, "figures": self.figures}
 
 
 def print_line(text: str) -> None:

@@ -77,6 +77,35 @@ def check(node: Any, expected: Any = object, path: str = "") -> None:
         _check_children(node, expected, path)
 
 
+def spelled_out(node: Any, expected: Any = object) -> Any:
+    """A checked node with every default written down and no names of what ships with ppose: it
+    describes the same object to a program that knows neither."""
+    expected = _without_none(expected) if node is not None else expected
+    if isinstance(node, dict) and _makes_object(node, expected):
+        cls = _class_of(node, expected, "")
+        hints = {name: hint for name, (hint, _) in _parameters(cls).items()}
+        full = _defaults(cls) | {k: v for k, v in node.items() if k != "type"}
+        kind = {"type": cls.__name__} if cls.__name__ in _CLASSES else {}
+        return kind | {name: spelled_out(value, hints[name]) for name, value in full.items()}
+    if _is_schema(expected) and isinstance(node, str):
+        return spelled_out(expected.named(node).node(), expected)
+    if isinstance(node, dict):
+        return {key: spelled_out(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        hints_of = get_args(expected)
+        fixed = get_origin(expected) is tuple and Ellipsis not in hints_of
+        return [
+            spelled_out(v, hints_of[i] if fixed else hints_of[0] if hints_of else object)
+            for i, v in enumerate(node)
+        ]
+    return float(node) if expected is float else node
+
+
+def _defaults(cls: type) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
 def _check_children(node: dict | list, expected: Any, path: str) -> None:
     """Nodes in a free dict or list still have to be right, whatever holds them."""
     hint = get_args(expected)[1] if get_origin(expected) is dict else object

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -81,6 +82,11 @@ class Skeleton:
             hint = f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(SKELETONS)}"
             raise ValueError(f"no skeleton is named '{name}'{hint}")
         return SKELETONS[name]
+
+    def node(self) -> dict[str, Any]:
+        """The config node that describes it."""
+        joints = [asdict(joint) for joint in self.joints]
+        return {"name": self.name, "joints": joints, "limbs": [list(pair) for pair in self.limbs]}
 
     def __len__(self) -> int:
         return len(self.joints)

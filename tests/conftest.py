@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ppose.data.synthetic import write_coco
+
+# No test asserts a time; that includes each example of one.
+settings.register_profile(
+    "unhurried", settings.get_profile(settings.get_current_profile_name()), deadline=None
+)
+settings.load_profile("unhurried")
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VAL = 12, 6

@@ -7,7 +7,8 @@ import termios
 import pytest
 
 from ppose import progress as module
-from ppose.progress import FiguresBar, on_terminal, print_line, progress
+from ppose.engine.bar import FiguresBar
+from ppose.progress import on_terminal, print_line, progress
 
 
 class Screen:

@@ -49,10 +49,10 @@ def main() -> None:
     if args.box and args.bbox_file:
         arguments.error("give --box or --bbox_file, not both")
 
-    from ppose.engine.infer import infer
+    from ppose.engine.infer import infer_with
     from ppose.experiment import Experiment
 
-    infer(
+    infer_with(
         Experiment.from_file(args.config, args.override),
         pictures=args.infer_img,
         output_dir=args.output_dir,

@@ -13,8 +13,11 @@ from ppose import geometry
 from ppose.codecs.codec import Codec
 from ppose.codecs.grouping import Grouping
 from ppose.codecs.parts import Parts
+from ppose.codecs.peaks import finite, placed
 from ppose.registry import register
 from ppose.structures import Sample
+
+_PEAKS = ("cell", "height", "patch", "limbs")
 
 
 @register
@@ -123,6 +126,10 @@ class BodyParts(Codec):
             maps[self.parts.limb_channels],
             self.parts.limb_index,
         )
+        return self._in_pixels(people)
+
+    def _in_pixels(self, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """From joints of the parts in cells to what `decode` gives."""
         people = self.parts.to_skeleton(people)
         found = people[..., 2] > 0
         people = people[found.any(1)]
@@ -135,6 +142,30 @@ class BodyParts(Codec):
     def people(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """`decode` of each input."""
         return [self.decode(of_one) for of_one in maps]
+
+    def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`people` of maps whose peaks are known.
+
+        Args:
+            peaks: cell: (N, J, k) int places of the highest local maxima of each joint's map in
+                reading order, by falling value. height: (N, J, k) float32 values there, below 0
+                where a map has fewer. patch: (N, J, k, 3, 3) float32 values around them; on the
+                border the outermost ones repeat. limbs: (N, L, h, w) float32 maps.
+        """
+        return [
+            self._people_at(*of_one)
+            for of_one in zip(*(peaks[name] for name in _PEAKS), strict=True)
+        ]
+
+    def _people_at(
+        self, cell: np.ndarray, height: np.ndarray, patch: np.ndarray, limbs: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        rows, columns = limbs.shape[1:]
+        joint, rank = np.nonzero(finite(height[None], "joint")[0] > self.grouping.joint_threshold)
+        y, x = np.divmod(cell[joint, rank].astype(np.int64), columns)
+        peaks = placed(joint, np.stack([x, y], 1), patch[joint, rank], (columns, rows))
+        limb_index = self.parts.limb_index
+        return self._in_pixels(self.grouping.grouped(peaks, limbs, limb_index, len(cell)))
 
     def check_flip(self) -> None:
         """ValueError if a limb or a derived joint has no mirror image."""

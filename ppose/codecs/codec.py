@@ -43,6 +43,11 @@ class Codec(ABC):
         """
 
     @abstractmethod
+    def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`people` of maps whose peaks were found where the network ran; see
+        `ppose.export.peaks`."""
+
+    @abstractmethod
     def unflip(self, maps: np.ndarray) -> np.ndarray:
         """(N, channels, h, w) maps of a mirrored input, as maps of the input itself."""
 

@@ -136,9 +136,13 @@ class Grouping:
             ValueError: shapes that do not fit, or a map with NaN or infinity.
         """
         limb_index = self._checked(joint_maps, limb_maps, limb_index)
-        peaks = self.peaks(joint_maps)
-        limbs = self.limbs(peaks, limb_maps, limb_index)
-        return self.people(peaks, limbs, limb_index, len(joint_maps))
+        return self.grouped(self.peaks(joint_maps), limb_maps, limb_index, len(joint_maps))
+
+    def grouped(
+        self, peaks: Peaks, limb_maps: np.ndarray, limb_index: np.ndarray, joints: int
+    ) -> np.ndarray:
+        """What `__call__` returns, from peaks of so many joints that were found before."""
+        return self.people(peaks, self.limbs(peaks, limb_maps, limb_index), limb_index, joints)
 
     def peaks(self, joint_maps: np.ndarray) -> Peaks:
         """First step: candidates of joints, see `find_peaks`."""

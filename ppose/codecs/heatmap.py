@@ -138,29 +138,61 @@ class Heatmap(Codec):
         """`decode`, one person an input."""
         return [(person[None], np.ones(1, np.float32)) for person in self.decode(maps)]
 
+    def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`people` of maps whose highest cells are known.
+
+        Args:
+            peaks: cell: (N, K) int place of each map's maximum in reading order. patch:
+                (N, K, 2r+1, 2r+1) float32 cells around it, 0 outside the map; r is
+                `patch_radius`.
+        """
+        (count, joints), width = peaks["cell"].shape, self.cells_wh[0]
+        self._check_joints(joints)
+        top = peaks["cell"].reshape(-1).astype(np.int64)
+        patch = peaks["patch"].reshape(count * joints, *peaks["patch"].shape[2:])
+        score = patch[:, self.patch_radius, self.patch_radius]
+        cell = np.stack([top % width, top // width], -1)
+        cell[score <= 0] = 0
+        place, score = self._refined(cell, patch, score), np.clip(score, 0, 1)
+        found = np.column_stack([place * self.cell_size, score]).astype(np.float32)
+        return [(one[None], np.ones(1, np.float32)) for one in found.reshape(count, joints, 3)]
+
+    @property
+    def patch_radius(self) -> int:
+        """Cells on each side of a peak that its refined place depends on."""
+        return {"argmax": 0, "quarter": 1, "dark": 2 + self.blur // 2}[self.refine]
+
     def peaks(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(N, K, 2) x, y of the refined peaks in cells, and (N, K) their heights."""
         count, joints, height, width = maps.shape
-        if joints != len(self.skeleton):
-            raise ValueError(
-                f"expected maps of {len(self.skeleton)} joints ({self.skeleton.name}), "
-                f"found {joints}"
-            )
+        self._check_joints(joints)
         flat = np.ascontiguousarray(maps).reshape(count * joints, height * width)
         top = flat.argmax(1)
         score = flat[np.arange(len(flat)), top]
         cell = np.stack([top % width, top // width], -1)
         cell[score <= 0] = 0
-        planes = flat.reshape(-1, height, width)
-        offset = {"argmax": _no_offset, "quarter": _quarter, "dark": self._dark}[self.refine]
-        place = cell + offset(planes, cell)
+        patch = _patches(flat.reshape(-1, height, width), cell, self.patch_radius)
+        place = self._refined(cell, patch, score)
         return place.reshape(count, joints, 2), score.reshape(count, joints)
 
-    def _dark(self, planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
-        """(M, 2) Newton steps; peaks within two cells of the border stay where they are."""
-        height, width = planes.shape[1:]
-        border = (cell <= 1) | (cell >= np.array([width - 2, height - 2]))
-        patch = _patches(planes, cell, 2 + self.blur // 2)
+    def _check_joints(self, joints: int) -> None:
+        if joints != len(self.skeleton):
+            raise ValueError(
+                f"expected maps of {len(self.skeleton)} joints ({self.skeleton.name}), "
+                f"found {joints}"
+            )
+
+    def _refined(self, cell: np.ndarray, patch: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """(M, 2) float64 places of peaks at the cells (M, 2), with the maps around them."""
+        step = {"argmax": _no_step, "quarter": _quarter, "dark": self._dark}[self.refine]
+        # The outermost cells have no neighbours to compare; one more was published as fixed.
+        first, last = {"argmax": (0, 0), "quarter": (1, 1), "dark": (1, 2)}[self.refine]
+        border = (cell <= first) | (cell >= np.array(self.cells_wh) - last)
+        fixed = border.any(-1, keepdims=True)
+        return cell + np.where(fixed, 0, step(patch.astype(np.float64)))
+
+    def _dark(self, patch: np.ndarray) -> np.ndarray:
+        """(M, 2) Newton steps on the logarithm of the blurred map."""
         patch = _blurred(patch, self.blur)
         # The blurred map is published as scaled to the old height; the log turns that into a
         # constant, which the derivatives do not see.
@@ -171,7 +203,7 @@ class Heatmap(Codec):
         dyy = (log[:, 4, 2] - 2 * log[:, 2, 2] + log[:, 0, 2]) / 4
         dxy = (log[:, 3, 3] - log[:, 1, 3] - log[:, 3, 1] + log[:, 1, 1]) / 4
         determinant = dxx * dyy - dxy**2
-        flat = (determinant == 0) | border.any(-1)
+        flat = determinant == 0
         determinant = np.where(flat, 1, determinant)
         step = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / determinant[:, None]
         return np.where(flat[:, None], 0, step)
@@ -184,28 +216,25 @@ class Heatmap(Codec):
         return np.concatenate([back[..., :1], back[..., :-1]], -1)
 
 
-def _no_offset(planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    return np.zeros(cell.shape, np.float64)
+def _no_step(patch: np.ndarray) -> np.ndarray:
+    return np.zeros((len(patch), 2))
 
 
-def _quarter(planes: np.ndarray, cell: np.ndarray) -> np.ndarray:
-    """(M, 2) a quarter towards the higher neighbour; peaks in the outer two cells stay."""
-    height, width = planes.shape[1:]
-    border = (cell <= 1) | (cell >= np.array([width - 1, height - 1]))
-    patch = _patches(planes, cell, 1)
+def _quarter(patch: np.ndarray) -> np.ndarray:
+    """(M, 2) a quarter towards the higher neighbour."""
     slope = np.stack([patch[:, 1, 2] - patch[:, 1, 0], patch[:, 2, 1] - patch[:, 0, 1]], -1)
-    return np.where(border.any(-1, keepdims=True), 0, 0.25 * np.sign(slope))
+    return 0.25 * np.sign(slope)
 
 
 def _patches(planes: np.ndarray, cell: np.ndarray, radius: int) -> np.ndarray:
-    """(M, 2r+1, 2r+1) float64 neighbourhood of one cell in each plane, 0 outside the map."""
+    """(M, 2r+1, 2r+1) neighbourhood of one cell in each plane, 0 outside the map."""
     count, height, width = planes.shape
     around = np.arange(-radius, radius + 1)
     x, y = cell[:, :1] + around, cell[:, 1:] + around
     inside = ((y >= 0) & (y < height))[:, :, None] & ((x >= 0) & (x < width))[:, None, :]
     x, y = np.clip(x, 0, width - 1), np.clip(y, 0, height - 1)
     patch = planes[np.arange(count)[:, None, None], y[:, :, None], x[:, None, :]]
-    return np.where(inside, patch, 0).astype(np.float64)
+    return np.where(inside, patch, 0)
 
 
 def _blurred(patch: np.ndarray, kernel_width: int) -> np.ndarray:

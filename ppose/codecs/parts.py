@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -61,6 +62,15 @@ class Parts:
         if name not in PARTS:
             raise ValueError(f"no parts are named '{name}'{nearest(name, list(PARTS))}")
         return PARTS[name]
+
+    def node(self) -> dict[str, Any]:
+        """The config node that describes them."""
+        return {
+            "skeleton": self.skeleton.node(),
+            "joints": list(self.joints),
+            "limbs": [list(pair) for pair in self.limbs],
+            "derived": {name: list(sources) for name, sources in self.derived.items()},
+        }
 
     def __repr__(self) -> str:
         return f"Parts({len(self.limbs)} limbs, {len(self.joints)} joints)"

@@ -52,9 +52,26 @@ def find_peaks(maps: np.ndarray, threshold: float = 0.1, max_peaks: int = 256) -
     cell = _highest(cell, flat[cell], cell // (height * width), max_peaks)
     joint, place = np.divmod(cell, height * width)
     y, x = np.divmod(place, width)
-    step, score = _refine(maps, joint, y, x)
-    xy = (np.stack([x, y], 1) + step).astype(np.float32)
-    return Peaks(joint, xy, np.clip(score, 0, 1).astype(np.float32))
+    around = np.arange(-1, 2)
+    rows = np.clip(y[:, None] + around, 0, height - 1)
+    columns = np.clip(x[:, None] + around, 0, width - 1)
+    patch = maps[joint[:, None, None], rows[:, :, None], columns[:, None, :]]
+    return placed(joint, np.stack([x, y], 1), patch, (width, height))
+
+
+def placed(
+    joint: np.ndarray, cell: np.ndarray, patch: np.ndarray, size_wh: tuple[int, int]
+) -> Peaks:
+    """The second half of `find_peaks`: from the cells of maxima to places between them.
+
+    Args:
+        joint: (N,) index of the map, rising; those of one map by falling value.
+        cell: (N, 2) x, y of the maximum.
+        patch: (N, 3, 3) values of the map around it; on the border the outermost ones repeat.
+        size_wh: of the maps, in cells.
+    """
+    step, score = _refine(patch.astype(np.float64), cell, size_wh)
+    return Peaks(joint, (cell + step).astype(np.float32), np.clip(score, 0, 1).astype(np.float32))
 
 
 class MapsError(PposeError, ValueError):
@@ -113,23 +130,17 @@ def _highest(cell: np.ndarray, value: np.ndarray, joint: np.ndarray, count: int)
 
 
 def _refine(
-    maps: np.ndarray, joint: np.ndarray, y: np.ndarray, x: np.ndarray
+    patch: np.ndarray, cell: np.ndarray, size_wh: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, 2) steps in x and y from the cell to the peak, and (N,) the height there."""
-    height, width = maps.shape[1:]
-    around = np.arange(-1, 2)
-    rows = np.clip(y[:, None] + around, 0, height - 1)
-    columns = np.clip(x[:, None] + around, 0, width - 1)
-    patch = maps[joint[:, None, None], rows[:, :, None], columns[:, None, :]].astype(np.float64)
     top = patch[:, 1, 1]
     # The floor keeps the logarithm of a single empty neighbour from ruling the fit.
     log = np.log(np.maximum(patch, 0.01 * top[:, None, None]))
     profiles = np.stack([log.mean(1), log.mean(2)], 1)
     slope = (profiles[..., 2] - profiles[..., 0]) / 2
     bend = profiles[..., 2] - 2 * profiles[..., 1] + profiles[..., 0]
-    last = np.array([width - 1, height - 1])
-    centre = np.stack([x, y], 1)
-    fixed = (centre == 0) | (centre == last) | (bend >= 0)
+    last = np.array(size_wh) - 1
+    fixed = (cell == 0) | (cell == last) | (bend >= 0)
     step = np.where(fixed, 0, np.clip(slope / np.where(fixed, -1, -bend), -0.5, 0.5))
     gain = (slope * step + bend * step**2 / 2).sum(1)
     return step, top * np.exp(gain)

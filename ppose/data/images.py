@@ -10,11 +10,19 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image
 
 from ppose.errors import PposeError
 
+try:
+    from PIL import Image
+except ImportError:  # deployment does without; OpenCV then bounds the size
+    Image = None  # type: ignore[assignment]
+
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+_BEGINNINGS = {
+    **{b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP", b"BM": "BMP"},
+    **{b"II*\0": "TIFF", b"MM\0*": "TIFF"},
+}
 _EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 
@@ -35,13 +43,13 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
 
     Raises:
         ImageError: no such file, empty, no picture, damaged or cut short, of another size than
-            expected, or so large that decoding would fill the memory (Pillow's limit against
-            decompression bombs, 179 million pixels).
+            expected, or so large that decoding would fill the memory (179 million pixels,
+            Pillow's limit against decompression bombs).
     """
     path = Path(path)
     data = _content(path)
     header = _header(path, data)
-    image = _decoded(data, cv2.IMREAD_COLOR_RGB)
+    image = _decoded(path, data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ImageError(
             f"{path}: damaged or cut short: a {header} whose pixels cannot be decoded; "
@@ -49,7 +57,7 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
         )
     if expected_size_wh is None or expected_size_wh == _size_wh(image):
         return image
-    stored = _decoded(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    stored = _decoded(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if stored is not None and _size_wh(stored) == expected_size_wh:
         return stored
     width, height = _size_wh(image)
@@ -114,23 +122,38 @@ def _content(path: Path) -> bytes:
 
 def _header(path: Path, data: bytes) -> str:
     """Format and size, from the header alone: about 1 % of the time of decoding."""
+    if Image is None:
+        return _format(path, data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
             return f"{header.format} of {header.width}x{header.height} pixels"
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too large: {error}; scale it down") from None
     except (OSError, ValueError, SyntaxError):
-        raise ImageError(
-            f"{path}: not a picture in a known format ({', '.join(_FORMATS)}), or damaged or cut "
-            f"short; it starts with {data[:8]!r}"
-        ) from None
+        raise _no_picture(path, data) from None
 
 
-def _decoded(data: bytes, flags: int) -> np.ndarray | None:
+def _format(path: Path, data: bytes) -> str:
+    for beginning, name in _BEGINNINGS.items():
+        if data.startswith(beginning):
+            return name
+    raise _no_picture(path, data)
+
+
+def _no_picture(path: Path, data: bytes) -> ImageError:
+    return ImageError(
+        f"{path}: not a picture in a known format ({', '.join(_FORMATS)}), or damaged or cut "
+        f"short; it starts with {data[:8]!r}"
+    )
+
+
+def _decoded(path: Path, data: bytes, flags: int) -> np.ndarray | None:
     """None where the pixels are damaged or end early: `imdecode` gives no partial pictures."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise ImageError(f"{path}: too large: {error.err}; scale it down") from None
         return None
 
 

@@ -14,7 +14,7 @@ from ppose.data.coco import CocoDataset
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.engine import parallel
-from ppose.engine.predict import PoseEstimator, Request
+from ppose.estimator import PoseEstimator, Request
 from ppose.experiment import Experiment
 from ppose.files import check_writable, write_json
 from ppose.log import log

@@ -1,162 +1,32 @@
-"""Poses of files: drawn pictures and one JSON."""
+"""Poses of files, found by the network of a config."""
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-
-import numpy as np
+from typing import Any
 
 from ppose.api import load_chosen
-from ppose.data.boxes import BoxFile
-from ppose.data.images import ImageError, list_images, read_image
-from ppose.engine.predict import PoseEstimator, Request
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
-from ppose.files import write_json
-from ppose.progress import progress
-from ppose.structures import Poses
-from ppose.visualize import save_image
-
-_DRAWN_AS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+from ppose.infer import infer
 
 
-def infer(
-    experiment: Experiment,
-    pictures: str,
-    output_dir: str | None = None,
-    boxes: list[list[float]] | None = None,
-    bbox_file: str | None = None,
-    min_box_score: float = 0.3,
-    min_joint_score: float = 0.3,
+def infer_with(
+    experiment: Experiment, pictures: str, output_dir: str | None = None, **options: Any
 ) -> None:
-    """Finds people in pictures, draws them, and writes `poses.json`.
+    """`ppose.infer.infer` with the network and weights of an experiment.
 
     Args:
         experiment: network and weights.
-        pictures: a file, a folder or a pattern.
-        output_dir: where to write; None for `infer` in the run's folder. A picture keeps its
-            name, with its folders before it where several have that name, and with .jpg behind
-            it if it has no ending of a picture.
-        boxes: x, y, width, height of people, for a single picture; top-down only, as the next.
-        bbox_file: boxes of people in many pictures, see `BoxFile`.
-        min_box_score: boxes of the file below it are left out.
-        min_joint_score: joints below it are not drawn.
-
-    Raises:
-        PposeError: no picture could be read, the arguments contradict each other, or an input
-            would be overwritten.
+        pictures: see `infer`.
+        output_dir: None for `infer` in the run's folder.
+        options: further arguments of `infer`.
     """
-    if boxes and bbox_file:
-        raise PposeError("give boxes or a box file, not both")
-    if (boxes or bbox_file) and not experiment.crop.uses_boxes:
+    given = options.get("boxes") or options.get("bbox_file")
+    if given and not experiment.crop.uses_boxes:
         raise PposeError(
             f"{experiment.name} is bottom-up: it finds people in the whole picture; leave the "
             "boxes away"
         )
-    files = list_images(pictures)
-    if boxes and len(files) > 1:
-        raise PposeError(
-            f"boxes were given for one picture, but there are {len(files)}; use a box file"
-        )
-    folder = Path(output_dir or Path(experiment.output_dir) / "infer")
-    path = folder / "poses.json"
-    drawn = {file: folder / name for file, name in _output_names(files).items()}
-    inputs = [*files, Path(bbox_file)] if bbox_file else files
-    requests = _requests(files, boxes, bbox_file, min_box_score)
-    _refuse_overwriting(inputs, [*drawn.values(), path])
-    estimator = load_chosen(experiment)
-    failed: list[ImageError] = []
-    found: list[Poses] = []
-    with progress(total=len(requests), label="infer", unit="image") as bar:
-        for poses in estimator.run(requests, failed):
-            found.append(poses)
-            file = Path(poses.file or "")
-            save_image(drawn[file], poses.draw(read_image(file), min_score=min_joint_score))
-            bar.update(len(found) + len(failed) - bar.n)
-    for error in failed:
-        print(f"left out: {error}")
-    if not found:
-        raise PposeError("no picture could be read")
-    write_json(path, _report(estimator, found))
-    scores = np.concatenate([poses.scores for poses in found])
-    sure = np.count_nonzero(scores >= min_joint_score)
-    print(
-        f"{len(scores)} people in {len(found)} pictures, {sure} of them scored "
-        f"{min_joint_score:g} or more: {folder}, {path}"
-    )
-
-
-def _requests(
-    files: list[Path], boxes: list[list[float]] | None, bbox_file: str | None, min_score: float
-) -> list[Request]:
-    if boxes:
-        given = np.array(boxes, np.float32)
-        return [Request(file, given, box_source="given boxes") for file in files]
-    if not bbox_file:
-        return [Request(file) for file in files]
-    table = BoxFile(bbox_file, min_score)
-    for line in str(table.problems).splitlines():
-        print(f"{table.path.name}: {line}")
-    found = [table.of(file) for file in files]
-    if not any(map(len, found)):
-        raise PposeError(
-            f"{table.path} has no box with a score of at least {min_score} for any of the "
-            f"{len(files)} pictures; its file_name or image_id has to be that of the picture"
-        )
-    return [
-        Request(file, rows[:, :4], rows[:, 4], table.path.name)
-        for file, rows in zip(files, found, strict=True)
-    ]
-
-
-def _output_names(files: list[Path]) -> dict[Path, str]:
-    """A file name for each picture, no two alike, even where upper and lower case are one.
-
-    Pictures of one name are named by their path below the folder that all have in common.
-    """
-    common = os.path.commonpath([file.absolute().parent for file in files])
-    bearers = Counter(file.name.casefold() for file in set(files))
-    names: dict[Path, str] = {}
-    taken: set[str] = set()
-    for file in files:
-        own = Path(file.name)
-        if bearers[file.name.casefold()] > 1:
-            own = Path("_".join(file.absolute().relative_to(common).parts))
-        known = own.suffix.lower() in _DRAWN_AS
-        stem, ending = (own.stem, own.suffix) if known else (own.name, ".jpg")
-        names[file] = _unused(stem, ending, taken)
-        taken.add(names[file].casefold())
-    return names
-
-
-def _unused(stem: str, ending: str, taken: set[str]) -> str:
-    name, number = stem + ending, 2
-    while name.casefold() in taken:
-        name, number = f"{stem}_{number}{ending}", number + 1
-    return name
-
-
-def _refuse_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
-    """Compares files rather than paths, so that links count too."""
-    read = {_identity(path) for path in inputs}
-    for path in outputs:
-        if path.exists() and _identity(path) in read:
-            raise PposeError(
-                f"the input {path} would be overwritten; choose another folder with --output_dir"
-            )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_dev, status.st_ino
-
-
-def _report(estimator: PoseEstimator, found: list[Poses]) -> dict:
-    return {
-        "skeleton": estimator.skeleton.name,
-        "joints": list(estimator.skeleton.joint_names),
-        "images": [poses.to_dict() for poses in found],
-    }
+    folder = output_dir or Path(experiment.output_dir) / "infer"
+    infer(lambda: load_chosen(experiment), pictures, folder, **options)

@@ -9,13 +9,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from ppose.engine.bar import FiguresBar
 from ppose.engine.hooks import Hook
 from ppose.engine.meter import Means, Meter
 from ppose.engine.provenance import provenance
 from ppose.files import finite, whole_file
 from ppose.log import log
 from ppose.metrics.coco import CocoScores
-from ppose.progress import FiguresBar, on_terminal
+from ppose.progress import on_terminal
 
 if TYPE_CHECKING:
     from ppose.engine.step import StepReport

@@ -1,10 +1,11 @@
 """A network in a folder that Paddle Inference runs, float or int8.
 
-The int8 form (`ppose.export.int8graph`) is that of PaddleSlim's ONNX-like export. TensorRT runs the same
-folder on a GPU: `Config.enable_use_gpu(256, 0)`, then `enable_tensorrt_engine(workspace_size=1 <<
-30, max_batch_size=8, min_subgraph_size=3, precision_mode=PrecisionType.Int8, use_static=False,
-use_calib_mode=False)`: the ranges stand in the model, so nothing is calibrated. With an open batch,
-`set_trt_dynamic_shape_info` wants the least, largest and usual shape of `images`.
+The int8 form (`ppose.export.int8graph`) is that of PaddleSlim's ONNX-like export. TensorRT runs
+the same folder on a GPU: `Config.enable_use_gpu(256, 0)`, then
+`enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=8, min_subgraph_size=3,
+precision_mode=PrecisionType.Int8, use_static=False, use_calib_mode=False)`: the ranges stand in the
+model, so nothing is calibrated. With an open batch, `set_trt_dynamic_shape_info` wants the least,
+largest and usual shape of `images`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from __future__ import annotations
 import string
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,7 +45,10 @@ _FUSED = ("Scale_", "fuse_")
 # Results for a backward pass.
 _UNREAD = {"XShape", "SavedMean", "SavedVariance"}
 _LETTERS = string.digits + string.ascii_letters
-_TENSOR_TYPES = {"float32": "FP32", "int8": "INT8", "int32": "INT32", "int64": "INT64"}
+_TENSOR_TYPES = {
+    **{"float32": "FP32", "int8": "INT8", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"},
+    **{"bool": "BOOL"},
+}
 
 
 class TraceError(PposeError):
@@ -86,22 +89,30 @@ class Operator:
 
 @dataclass
 class Program:
-    """Operators in order, from images (N, 3, H, W) to maps, and their weights.
+    """Operators in order, from images to maps, and their weights.
 
     Attributes:
         operators: each reads what is before it.
         tensors: name → weights.
-        shapes: name → sizes of what operators make and of the images, -1 where open.
-        source, result: names of images and maps.
+        shapes: name → sizes of what operators make and of the inputs, -1 where open.
+        sources, results: names of inputs and outputs → what files call them, in order.
         versions: of the operators, as Paddle saves them.
+        types: name → type of inputs and of what operators make, where it is not float32.
     """
 
     operators: list[Operator]
     tensors: dict[str, np.ndarray]
     shapes: dict[str, Shape]
-    source: str
-    result: str
+    sources: dict[str, str]
+    results: dict[str, str]
     versions: Message
+    types: dict[str, str] = field(default_factory=dict)
+
+    def type_of(self, name: str) -> str:
+        """Type of a value as NumPy calls it."""
+        if name in self.tensors:
+            return self.tensors[name].dtype.name
+        return self.types.get(name, "float32")
 
     def makers(self) -> dict[str, Operator]:
         """Name of each value → the operator that makes it."""
@@ -116,10 +127,10 @@ class Program:
         return found
 
     def save(self, program: Path, weights: Path) -> None:
-        """Writes the two files, with short names for what lies between images and maps."""
+        """Writes the two files, with short names for what lies between inputs and outputs."""
         values = [*self.tensors, *(name for op in self.operators for name in op.made)]
         names = {name: _short(i) for i, name in enumerate(values)}
-        names |= {self.source: INPUT, self.result: OUTPUT}
+        names |= self.sources | self.results
         described = self._described(names)
         program.write_bytes(described.SerializeToString(deterministic=True))
         with weights.open("wb") as file:
@@ -134,44 +145,55 @@ class Program:
         for name, kind in (("feed", "FEED_MINIBATCH"), ("fetch", "FETCH_LIST")):
             variable = block.vars.add(name=name, persistable=True)
             variable.type.type = getattr(proto.VarType, kind)
-        for name in [self.source, *(n for op in self.operators for n in op.made)]:
+        for name in [*self.sources, *(n for op in self.operators for n in op.made)]:
             if name not in self.tensors:  # a batch norm hands its statistics on
-                _describe_variable(block, names[name], "float32", self.shapes[name])
+                _describe_variable(block, names[name], self.type_of(name), self.shapes[name])
         for name, array in self.tensors.items():
             _describe_variable(block, names[name], array.dtype.name, array.shape, kept=True)
-        feed = Operator("feed", {"X": ["feed"]}, {"Out": [self.source]}, settings(col=0))
-        fetch = Operator("fetch", {"X": [self.result]}, {"Out": ["fetch"]}, settings(col=0))
-        for op in [feed, *self.operators, fetch]:
+        feeds = [
+            Operator("feed", {"X": ["feed"]}, {"Out": [name]}, settings(col=i))
+            for i, name in enumerate(self.sources)
+        ]
+        fetches = [
+            Operator("fetch", {"X": [name]}, {"Out": ["fetch"]}, settings(col=i))
+            for i, name in enumerate(self.results)
+        ]
+        for op in [*feeds, *self.operators, *fetches]:
             _describe_operator(block, op, names)
         return described
 
 
-def trace(network: nn.Layer, input_shape: Shape) -> Program:
+def trace(network: nn.Layer, inputs: Shape | dict[str, tuple[Shape, str]]) -> Program:
     """The operators that a network runs as it is now.
 
     Args:
-        network: stays as it is; put it in eval mode before.
-        input_shape: of the images; -1 leaves a size open.
+        network: stays as it is; put it in eval mode before. It gives one tensor, or several in a
+            dict by the names that they get in files.
+        inputs: shape of the images, float32; or by name the shape and type of each input. -1
+            leaves a size open.
 
     Raises:
-        TraceError: an operator of it has no old form, or its result is not one tensor.
+        TraceError: an operator of it has no old form, or it gives something else.
     """
+    if not isinstance(inputs, dict):
+        inputs = {INPUT: (inputs, "float32")}
     with paddle.pir_utils.OldIrGuard(), _static_sigmoid(), warnings.catch_warnings():
         # Of a change between Paddle 1 and 2, at every sum.
         warnings.simplefilter("ignore", DeprecationWarning)
         main = paddle.static.Program()
         with paddle.static.program_guard(main), to_static_mode_guard(True):
-            images = paddle.static.data(INPUT, list(input_shape), "float32")
+            given = [paddle.static.data(n, list(s), kind) for n, (s, kind) in inputs.items()]
             try:
-                maps = network(images)
+                made = network(*given)
             except TypeError as error:
                 raise TraceError(
                     f"{type(network).__name__}: Paddle {paddle.__version__} cannot write one of "
                     f"its operators in the old format: {error}"
                 ) from error
-    if not isinstance(maps, paddle.static.Variable):
+    results = made if isinstance(made, dict) else {OUTPUT: made}
+    if not all(isinstance(value, paddle.static.Variable) for value in results.values()):
         raise TraceError(
-            f"{type(network).__name__} gives a {type(maps).__name__}, expected one tensor; is it "
+            f"{type(network).__name__} gives a {type(made).__name__}, expected one tensor; is it "
             "in eval mode?"
         )
     core.save_op_version_info(main.desc)
@@ -180,13 +202,24 @@ def trace(network: nn.Layer, input_shape: Shape) -> Program:
     held = {t.name: t for t in [*network.parameters(), *network.buffers()]}
     operators = [_operator(op) for op in block.ops]
     read = [name for op in operators for name in op.read]
-    tensors = {name: held[name].numpy() for name in dict.fromkeys(read) if name in held}
-    shapes = {v.name: tuple(v.type.dense_tensor.tensor.dims) for v in block.vars}
     described.ClearField("blocks")
-    program = Program(operators, tensors, shapes, images.name, maps.name, described)
+    program = Program(
+        operators,
+        tensors={name: held[name].numpy() for name in dict.fromkeys(read) if name in held},
+        shapes={v.name: tuple(v.type.dense_tensor.tensor.dims) for v in block.vars},
+        sources={value.name: name for value, name in zip(given, inputs, strict=True)},
+        results={value.name: name for name, value in results.items()},
+        versions=described,
+        types={v.name: _type_of(v) for v in block.vars},
+    )
     _name_apart(program)
     _plain_biases(program)
     return program
+
+
+def _type_of(variable: Message) -> str:
+    kind = proto.VarType.Type.Name(variable.type.dense_tensor.tensor.data_type)
+    return next((name for name, of in _TENSOR_TYPES.items() if of == kind), kind)
 
 
 @contextmanager
@@ -210,9 +243,9 @@ def _static_sigmoid() -> Iterator[None]:
         operators.sigmoid = original
 
 
-def _needed(operators: list[Operator], result: str) -> list[Operator]:
-    """Those that the result depends on."""
-    wanted, kept = {result}, []
+def _needed(operators: list[Operator], results: Iterable[str]) -> list[Operator]:
+    """Those that the results depend on."""
+    wanted, kept = set(results), []
     for op in reversed(operators):
         if wanted.intersection(op.made):
             wanted.update(op.read)
@@ -229,9 +262,10 @@ def _name_apart(program: Program) -> None:
         for name in op.made:
             if name in latest:
                 program.shapes[f"{name}.{i}"] = program.shapes[name]
+                program.types[f"{name}.{i}"] = program.types[name]
             latest[name] = f"{name}.{i}" if name in latest else name
         op.outputs = {k: [latest[n] for n in v] for k, v in op.outputs.items()}
-    program.result = latest.get(program.result, program.result)
+    program.results = {latest.get(n, n): called for n, called in program.results.items()}
 
 
 def _plain_biases(program: Program) -> None:
@@ -246,7 +280,7 @@ def _plain_biases(program: Program) -> None:
             if program.shapes[reshape.outputs["Out"][0]] == (1, program.tensors[bias].size, 1, 1):
                 op.inputs["Y"] = [bias]
                 op.settings |= settings(axis=1)
-    program.operators = _needed(program.operators, program.result)
+    program.operators = _needed(program.operators, program.results)
 
 
 def _operator(described: Message) -> Operator:

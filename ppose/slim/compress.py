@@ -10,12 +10,14 @@ from typing import Any
 from ppose.api import chosen_weights
 from ppose.checkpoint import load_weights
 from ppose.config import load_config
+from ppose.deploy.model import load_runner
+from ppose.deploy.session import Session
+from ppose.deploy.timing import latencies
 from ppose.engine.evaluate import evaluate
 from ppose.engine.provenance import cpu_flags, provenance
 from ppose.engine.trainer import STATES, Checkpoints, train
 from ppose.experiment import Experiment
-from ppose.export.network import export_network
-from ppose.inference import ExportedNetwork, int8_kernels, latencies
+from ppose.export.bundle import export_bundle
 from ppose.log import log
 from ppose.registry import ConfigError, check
 from ppose.slim.post_training import quantize_trained
@@ -150,29 +152,28 @@ def compress(path: str | Path, overrides: Iterable[str] = ()) -> list[Row]:
     """
     plan, rest = _read(path, overrides)
     study = Study(plan, rest)
+    from ppose.deploy.backends.paddle import int8_kernels
+
     # With the same boxes for all, the teacher too.
     data = study.of("student", "student").val_dataset
     rows: list[Row] = []
-    exported: list[ExportedNetwork] = []
+    sessions: list[Session] = []
     for name, experiment, weights in study.networks():
         log.info(f"== {name}: {weights}")
         load_weights(experiment.model, weights)
         folder = study.folder / name.replace(" + ", "_").replace(" ", "_").lower() / "inference"
-        codec = experiment.codec
-        size_wh = codec.size_wh if codec.uses_boxes else None
-        files = export_network(experiment.model, folder, size_wh)
-        estimator = experiment.estimator()
-        eager = evaluate(estimator, data, experiment.metric)
-        network = ExportedNetwork(folder, threads=plan.threads)
-        estimator.network = network  # type: ignore[assignment]  # it is called as the other is
-        scores = evaluate(estimator, data, experiment.metric)
+        bundle = export_bundle(experiment, folder, ("paddle",), weights=weights)
+        eager = evaluate(experiment.estimator(), data, experiment.metric)
+        runner = load_runner(bundle, backend="paddle", threads=plan.threads)
+        scores = evaluate(experiment.estimator(runner), data, experiment.metric)
         log.info(scores.table())
-        found = int8_kernels(folder)
+        found = int8_kernels(folder, precision=runner.session.precision)
         kernels = {"int8": found.int8, "float32": found.float32}
-        exported.append(network)
-        rows.append(Row(name, scores.ap, eager.ap, files.size, {}, kernels, str(weights)))
+        sessions.append(runner.session)
+        size = bundle.size["paddle"]
+        rows.append(Row(name, scores.ap, eager.ap, size, {}, kernels, str(weights)))
     for batch in BATCHES:
-        times = latencies(exported, batch, size_wh=codec.size_wh, runs=plan.rounds)
+        times = latencies(sessions, batch, size_wh=experiment.codec.size_wh, runs=plan.rounds)
         for row, percentiles in zip(rows, times, strict=True):
             row.latency[batch] = percentiles
     facts = provenance() | {"cpu_flags": cpu_flags(), "threads": plan.threads}

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from ppose.engine.infer import infer
+from ppose.engine.infer import infer_with as infer
 from ppose.engine.state import float_arrays
 from ppose.errors import PposeError
 from ppose.experiment import Experiment

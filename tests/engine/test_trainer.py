@@ -193,7 +193,7 @@ def test_the_best_weights_load_into_an_estimator(quickstart, small_run):
     trainer = train(run_of(quickstart, small_run))
     estimator = load(quickstart, overrides=small_run)
     best = read_arrays(trainer.folder / "best.safetensors")
-    assert same({k: v.numpy() for k, v in estimator.network.state_dict().items()}, best)
+    assert same({k: v.numpy() for k, v in estimator.runner.network.state_dict().items()}, best)
 
 
 class Sabotage(Hook):

@@ -68,7 +68,7 @@ def test_the_best_and_last_weights_are_the_quantized_network_that_was_scored(flo
     assert last.keys() == trainer.network.state_dict().keys()
     fresh = trainer.experiment.__class__(trainer.experiment.config)
     estimator = load_chosen(fresh, trainer.folder / "best.safetensors")
-    assert quantized_layers(estimator.network)
+    assert quantized_layers(estimator.runner.network)
     scores = evaluate(estimator, fresh.val_dataset, fresh.metric, quiet=True)
     assert scores.ap == pytest.approx(trainer.best, abs=1e-9)
 

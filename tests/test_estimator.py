@@ -10,7 +10,8 @@ from ppose.codecs.heatmap import Heatmap
 from ppose.data.crops import BoxCrop, PictureCrop
 from ppose.data.images import ImageError
 from ppose.data.transforms import Normalize
-from ppose.engine.predict import InputError, PoseEstimator, Request, extents, resample
+from ppose.engine.predict import EagerRunner
+from ppose.estimator import InputError, PoseEstimator, Request, extents, resample
 from ppose.models.network import Network
 from ppose.postprocess import Postprocess
 from ppose.skeleton import COCO17
@@ -31,10 +32,9 @@ class Lamp(Network):
 
 def estimator(**changes):
     parts = {
-        "network": Lamp(),
+        "runner": EagerRunner(Lamp(), Normalize()),
         "codec": Heatmap(COCO17, SIZE, refine="dark"),
         "crop": BoxCrop(SIZE),
-        "normalize": Normalize(),
         "postprocess": Postprocess(),
     }
     return PoseEstimator(**parts | changes)
@@ -104,9 +104,9 @@ def test_batches_over_pictures_change_nothing(batch_size, tmp_path):
 
 def test_the_network_keeps_its_mode():
     est = estimator()
-    est.network.train()
+    est.runner.network.train()
     est(lit(9, 9))
-    assert est.network.training
+    assert est.runner.network.training
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_nobody_is_found_on_the_padding(axis):
             return paddle.zeros([len(images), 17, height, width]) + ramp
 
     one = everywhere(size=64, side="long")
-    one.network = Far()
+    one.runner = EagerRunner(Far(), Normalize())
     size_wh = (70, 90) if axis == 0 else (90, 70)
     poses = one(np.zeros((size_wh[1], size_wh[0], 3), np.uint8))
     assert 0.8 * size_wh[axis] < poses.keypoints[..., axis].max() < size_wh[axis]
