@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 from report import ROOT, parser, report
 
 if TYPE_CHECKING:
+    from ppose.deploy.session import Session
     from ppose.experiment import Experiment
-    from ppose.inference import ExportedNetwork
 
 ROUNDS = 30
 
@@ -37,17 +37,17 @@ ROUNDS = 30
 def main() -> None:
     args = arguments()
     warnings.simplefilter("ignore")
-    from ppose.inference import latencies
+    from ppose.deploy.timing import latencies
 
     rows: list[dict[str, Any]] = []
-    networks: list[ExportedNetwork] = []
+    sessions: list[Session] = []
     with tempfile.TemporaryDirectory() as folder:
         for name, experiment in settings(args, Path(folder)):
-            row, network = measured(name, experiment, Path(folder) / f"export{len(rows)}")
+            row, session = measured(name, experiment, Path(folder) / f"export{len(rows)}")
             rows.append(row)
-            networks.append(network)
+            sessions.append(session)
         for batch in (1, 8):
-            times = latencies(networks, batch, runs=ROUNDS)
+            times = latencies(sessions, batch, runs=ROUNDS)
             for row, (p50, p95) in zip(rows, times, strict=True):
                 row |= {f"ms, batch {batch}": p50, "p95": p95} if batch == 1 else {"ms, 8": p50}
     report(rows, args.json)
@@ -130,26 +130,25 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
     return experiment
 
 
-def measured(
-    name: str, experiment: Experiment, folder: Path
-) -> tuple[dict[str, Any], ExportedNetwork]:
+def measured(name: str, experiment: Experiment, folder: Path) -> tuple[dict[str, Any], Session]:
+    from ppose.deploy.backends.paddle import int8_kernels
+    from ppose.deploy.model import load_runner
     from ppose.engine.evaluate import evaluate
-    from ppose.export.network import export_network
-    from ppose.inference import ExportedNetwork, int8_kernels
+    from ppose.export.bundle import export_bundle
 
-    estimator = experiment.estimator()
-    eager = evaluate(estimator, experiment.val_dataset, experiment.metric, quiet=True)
-    files = export_network(experiment.model, folder, experiment.codec.size_wh)
-    network = estimator.network = ExportedNetwork(folder)
-    scores = evaluate(estimator, experiment.val_dataset, experiment.metric, quiet=True)
+    data, metric = experiment.val_dataset, experiment.metric
+    eager = evaluate(experiment.estimator(), data, metric, quiet=True)
+    bundle = export_bundle(experiment, folder, ("paddle",))
+    runner = load_runner(bundle, backend="paddle")
+    scores = evaluate(experiment.estimator(runner), data, metric, quiet=True)
     row = {
         "setting": name,
         "AP eager": 100 * eager.ap,
         "AP exported": 100 * scores.ap,
-        "MB": files.size / 1e6,
-        "int8": int8_kernels(folder).int8,
+        "MB": bundle.size["paddle"] / 1e6,
+        "int8": int8_kernels(folder, precision=runner.session.precision).int8,
     }
-    return row, network
+    return row, runner.session
 
 
 if __name__ == "__main__":

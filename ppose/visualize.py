@@ -21,23 +21,32 @@ _OPACITY = 0.85
 _BOX_OPACITY = 0.5
 # How much of a map's colour lies where the map is 0.
 _MAP_GROUND = 0.35
+# Steps of the golden ratio keep hues apart, however many there are.
+_GOLDEN = 0.6180339887
 # Fractional bits of the coordinates that OpenCV draws at.
 _SHIFT = 5
 
 
 def draw_poses(
-    image: np.ndarray, poses: Poses, *, min_score: float = 0.3, draw_boxes: bool = False
+    image: np.ndarray,
+    poses: Poses,
+    *,
+    min_score: float = 0.3,
+    draw_boxes: bool = False,
+    track_ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """A copy of a picture with people drawn on it.
 
     The left side of the body is orange, the right side blue, the middle green. Lines are as thick
-    as the person is large; smaller people lie above larger ones.
+    as the person is large; smaller people lie above larger ones. The limbs of people with a track
+    have one colour instead, always the same for an id, and the id stands above them.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         poses: people, in pixels of the image.
         min_score: joints with a lower score are left out, and the limbs that end there.
         draw_boxes: draw the boxes too.
+        track_ids: (P,) int; below 0 for people without a track.
 
     Raises:
         ValueError: the image is not of that form.
@@ -49,10 +58,24 @@ def draw_poses(
     thickness = _thickness(xy, seen, size_wh)
     if draw_boxes:
         _draw_boxes(canvas, poses.boxes_xywh, thickness)
+    ids = np.full(len(poses), -1) if track_ids is None else track_ids
     for person in np.argsort(-thickness, kind="stable"):
-        if seen[person].any():
-            _draw_person(canvas, xy[person], seen[person], poses.skeleton, thickness[person])
+        if not seen[person].any():
+            continue
+        one = ids[person]
+        limbs = track_colour(one) if one >= 0 else None
+        _draw_person(canvas, xy[person], seen[person], poses.skeleton, thickness[person], limbs)
+        if limbs is not None:
+            _draw_label(canvas, xy[person][seen[person]], str(one), thickness[person], limbs)
     return canvas
+
+
+def track_colour(track_id: int) -> tuple[int, int, int]:
+    """RGB of a track; the hues of consecutive ids lie far apart."""
+    hue = int(180 * ((0.5 + track_id * _GOLDEN) % 1))
+    pixel = cv2.cvtColor(np.array([[[hue, 160, 255]]], np.uint8), cv2.COLOR_HSV2RGB)
+    red, green, blue = pixel[0, 0].tolist()
+    return red, green, blue
 
 
 def draw_maps(image: np.ndarray, maps: np.ndarray) -> np.ndarray:
@@ -149,7 +172,12 @@ def _thickness(xy: np.ndarray, seen: np.ndarray, size_wh: np.ndarray) -> np.ndar
 
 
 def _draw_person(
-    canvas: np.ndarray, xy: np.ndarray, seen: np.ndarray, skeleton: Skeleton, thickness: float
+    canvas: np.ndarray,
+    xy: np.ndarray,
+    seen: np.ndarray,
+    skeleton: Skeleton,
+    thickness: float,
+    limb_colour: tuple[int, int, int] | None,
 ) -> None:
     outline = 0.5 + thickness / 8
     joints = np.flatnonzero(seen)
@@ -159,7 +187,7 @@ def _draw_person(
     for a, b in limbs:
         pen.bone(xy[a], xy[b], thickness / 2 + outline, _OUTLINE)
     for a, b in limbs:
-        colour = _COLOURS[_common_side(skeleton.sides[a], skeleton.sides[b])]
+        colour = limb_colour or _COLOURS[_common_side(skeleton.sides[a], skeleton.sides[b])]
         pen.bone(xy[a], xy[b], thickness / 2, colour)
     pen.fade(_OPACITY)
     radii = _disc_radii(xy[joints], thickness)
@@ -169,6 +197,28 @@ def _draw_person(
         pen.disc(xy[joint], radius, _RIM)
         pen.disc(xy[joint], 0.68 * radius, _COLOURS[skeleton.sides[joint]])
     pen.finish()
+
+
+def _draw_label(
+    canvas: np.ndarray,
+    joints: np.ndarray,
+    text: str,
+    thickness: float,
+    colour: tuple[int, int, int],
+) -> None:
+    """Dark letters on a coloured ground above a person, within the picture."""
+    font, scale = cv2.FONT_HERSHEY_SIMPLEX, float(np.clip(thickness / 6, 0.4, 2.0))
+    strokes = max(1, round(1.6 * scale))
+    (width, height), below = cv2.getTextSize(text, font, scale, strokes)
+    highest = joints[joints[:, 1].argmin()]
+    room = np.array(canvas.shape[1::-1]) - (width + 4, height + below + 2)
+    place = highest - (width / 2 + 2, 4 * thickness + height + below + 2)
+    left, top = np.clip(np.rint(place), 0, np.maximum(room, 0)).astype(int).tolist()
+    bottom = (left + width + 4, top + height + below + 2)
+    cv2.rectangle(canvas, (left, top), bottom, colour, -1)
+    cv2.putText(
+        canvas, text, (left + 2, top + height + 2), font, scale, _OUTLINE, strokes, cv2.LINE_AA
+    )
 
 
 class _Pen:

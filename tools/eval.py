@@ -1,4 +1,4 @@
-"""Scores weights on the val_dataset of a config: COCO keypoint AP and AR."""
+"""Scores weights or an exported network on a config's val_dataset: COCO keypoint AP and AR."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,12 @@ EXAMPLES = """\
   python tools/eval.py -c configs/tinypose_256x192.yml -o weights=tinypose.pdparams \\
       val_dataset.bbox_file=boxes.json val_dataset.min_box_score=0.5 flip_test=true
 
-Weights: the config's `weights`, else the best of the run in its output_dir."""
+  python tools/eval.py -c configs/tinypose_256x192.yml --backend onnxruntime \
+      --model_dir=output/inference/tinypose_256x192 --det_model_dir=picodet
+
+Weights: the config's `weights`, else the best of the run in its output_dir. With --model_dir
+an exported network is scored in their place, as it is deployed: its crop, decoder and flip test are
+those of the bundle, and only the val_dataset is the config's."""
 
 
 def main() -> None:
@@ -22,13 +27,44 @@ def main() -> None:
     arguments.add_argument(
         "--results", metavar="FILE", help="write all poses here, in COCO's results format"
     )
+    exported = arguments.add_argument_group("exported networks")
+    exported.add_argument("--model_dir", help="folder that tools/export.py wrote")
+    exported.add_argument(
+        "--det_model_dir", help="a detector that finds the people, in place of the data's boxes"
+    )
+    exported.add_argument(
+        "--det_threshold", type=float, default=0.5, help="least score of its boxes; default 0.5"
+    )
+    exported.add_argument(
+        "--backend", default="auto", help="auto, paddle, onnxruntime or openvino; default auto"
+    )
+    exported.add_argument("--threads", type=int, help="of the CPU; default: all cores")
     args = arguments.parse_args()
+    if args.det_model_dir and not args.model_dir:
+        arguments.error("--det_model_dir goes with --model_dir")
 
-    from ppose.engine.evaluate import evaluate_weights
+    from ppose.engine.evaluate import evaluate_finder, evaluate_weights
     from ppose.experiment import Experiment
 
     experiment = Experiment.from_file(args.config, args.override)
-    evaluate_weights(experiment, scores_file=args.json, results_file=args.results)
+    if not args.model_dir:
+        evaluate_weights(experiment, scores_file=args.json, results_file=args.results)
+        return
+
+    from ppose.deploy.finder import PoseFinder, load_finder
+
+    def finder() -> PoseFinder:
+        return load_finder(
+            args.model_dir,
+            args.det_model_dir,
+            backend=args.backend,
+            threads=args.threads,
+            min_box_score=args.det_threshold,
+        )
+
+    names = ("model_dir", "det_model_dir", "det_threshold", "backend")
+    about = {name: getattr(args, name) for name in names}
+    evaluate_finder(experiment, finder, about, scores_file=args.json, results_file=args.results)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import paddle
 
@@ -14,7 +14,7 @@ from ppose.data.coco import CocoDataset
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.engine import parallel
-from ppose.estimator import PoseEstimator, Request
+from ppose.estimator import Request
 from ppose.experiment import Experiment
 from ppose.files import check_writable, write_json
 from ppose.log import log
@@ -23,8 +23,24 @@ from ppose.progress import progress
 from ppose.structures import Poses
 
 
+class Scored(Protocol):
+    """What can be scored: a `PoseEstimator`, or one with a detector.
+
+    Attributes:
+        uses_boxes: whether pictures come with the boxes of people.
+    """
+
+    @property
+    def uses_boxes(self) -> bool: ...
+
+    def run(
+        self, requests: Iterable[Request], failed: list[ImageError] | None = None
+    ) -> Iterator[Poses]:
+        """See `PoseEstimator.run`."""
+
+
 def evaluate(
-    estimator: PoseEstimator, dataset: CocoDataset, metric: CocoMetric, *, quiet: bool = False
+    estimator: Scored, dataset: CocoDataset, metric: CocoMetric, *, quiet: bool = False
 ) -> CocoScores:
     """COCO keypoint scores of an estimator.
 
@@ -43,7 +59,7 @@ def evaluate(
     """
     metric.reset(dataset.category_id)
     rank, devices = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-    everything = list(requests_of(dataset, estimator.crop.uses_boxes))
+    everything = list(requests_of(dataset, estimator.uses_boxes))
     requests = everything[rank::devices]
     failed: list[ImageError] = []
     found: list[Poses] = []
@@ -78,32 +94,66 @@ def evaluate_weights(
         scores_file: JSON of the scores and of what decides them: weights, boxes, flip test.
         results_file: all poses in COCO's results format.
     """
-    parallel.start()
-    is_main = paddle.distributed.get_rank() == 0
-    if is_main:
-        for target in filter(None, (scores_file, results_file)):
-            check_writable(target)
+    is_main = _started(experiment, scores_file, results_file)
     weights = chosen_weights(experiment)
     if is_main:
-        print(f"val: {experiment.val_dataset.summary()}")
         print(f"weights: {weights}", flush=True)
         best = best_of_run(experiment)
         if best.is_file() and best != Path(weights):
             print(f"(this config's own run is in {best}: -o weights={best})")
-    estimator = load_chosen(experiment, weights)
-    scores = evaluate(estimator, experiment.val_dataset, experiment.metric)
-    if not is_main:
+    about = {
+        "weights": str(weights),
+        "flip_test": experiment.flip_test,
+        "crop": experiment.config["crop"],
+    }
+    return _scored(experiment, load_chosen(experiment, weights), about, scores_file, results_file)
+
+
+def evaluate_finder(
+    experiment: Experiment,
+    make_finder: Callable[[], Scored],
+    about: dict[str, Any],
+    scores_file: str | None = None,
+    results_file: str | None = None,
+) -> CocoScores:
+    """Scores an exported network on the `val_dataset` of an experiment; see `evaluate_weights`.
+
+    Args:
+        make_finder: makes what is scored, after a look at where to write.
+        about: what decides the scores, for the scores' file.
+    """
+    _started(experiment, scores_file, results_file)
+    return _scored(experiment, make_finder(), about, scores_file, results_file)
+
+
+def _started(experiment: Experiment, *files: str | None) -> bool:
+    """Whether this is the process that prints and writes."""
+    parallel.start()
+    if paddle.distributed.get_rank():
+        return False
+    for target in filter(None, files):
+        check_writable(target)
+    print(f"val: {experiment.val_dataset.summary()}")
+    return True
+
+
+def _scored(
+    experiment: Experiment,
+    scored: Scored,
+    about: dict[str, Any],
+    scores_file: str | None,
+    results_file: str | None,
+) -> CocoScores:
+    scores = evaluate(scored, experiment.val_dataset, experiment.metric)
+    if paddle.distributed.get_rank():
         return scores
     print(scores.table())
     if scores_file:
-        about = {
+        own = {
             "config": experiment.name,
-            "weights": str(weights),
-            "flip_test": experiment.flip_test,
-            "crop": experiment.config["crop"],
             "min_box_score": experiment.val_dataset.min_box_score,
         }
-        write_json(scores_file, about | scores.to_dict())
+        write_json(scores_file, own | about | scores.to_dict())
     if results_file:
         experiment.metric.save_results(results_file)
     return scores

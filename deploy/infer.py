@@ -1,0 +1,147 @@
+"""Finds poses in pictures or a video with an exported network; needs nothing that trains."""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from ppose.cli import run
+
+EXAMPLES = """\
+examples:
+  python deploy/infer.py --model_dir=output/inference/tinypose_256x192 --image_file=people.jpg \\
+      --det_model_dir=picodet_s_320_lcnet_pedestrian
+  python deploy/infer.py --model_dir=output/inference/imhn_quickstart --image_dir=photos
+  python deploy/infer.py --model_dir=output/inference/imhn_quickstart --video_file=dance.mp4
+  python deploy/infer.py --model_dir=output/inference/imhn_quickstart --camera_id=0
+  python deploy/infer.py --model_dir=output/inference/quickstart --image_file=photo.jpg \\
+      --box 10 20 100 250 --box 130 15 90 240 --backend onnxruntime
+
+tools/export.py writes what --model_dir takes. Bottom-up networks (imhn_*) find people by
+themselves. Top-down ones need a detector or boxes: without any a picture is taken as one person
+who fills it."""
+
+
+def main() -> int:
+    from ppose.deploy.session import BACKENDS
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model_dir", required=True, help="folder of an exported network")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--image_file", help="a picture")
+    source.add_argument("--image_dir", help="a folder of pictures, or a pattern")
+    source.add_argument("--video_file", help="a video, or the address of a stream")
+    source.add_argument("--camera_id", type=int, help="a camera, 0 for the first; shows a window")
+    people = parser.add_argument_group("people")
+    people.add_argument(
+        "--det_model_dir",
+        help="a detector: folder that PaddleDetection exported, or an ONNX or OpenVINO model",
+    )
+    people.add_argument(
+        "--det_threshold",
+        type=float,
+        default=0.5,
+        help="people whose boxes score less are left out; default 0.5",
+    )
+    people.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X", "Y", "W", "H"),
+        help="a person in the picture; give it once for each",
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--backend",
+        choices=("auto", *BACKENDS),
+        default="auto",
+        help="auto, the default, measures at first use which is fastest here and remembers it",
+    )
+    machine.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
+    machine.add_argument(
+        "--precision",
+        choices=("fp32", "fp16", "int8"),
+        default="fp32",
+        help="fp16 needs a device that computes in it; int8 an int8 network, which always runs so",
+    )
+    machine.add_argument("--threads", type=int, help="of the CPU; default: all cores")
+    machine.add_argument(
+        "--batch_size", type=int, default=8, help="inputs for a run of the network; default 8"
+    )
+    video = parser.add_argument_group("video")
+    video.add_argument(
+        "--no_tracking", action="store_true", help="give nobody a track_id, and smooth nothing"
+    )
+    video.add_argument(
+        "--no_smoothing", action="store_true", help="leave keypoints as they are found"
+    )
+    video.add_argument("--no_video", action="store_true", help="write the JSON lines only")
+    video.add_argument("--show", action="store_true", help="show a window; q or Esc ends it")
+    result = parser.add_argument_group("result")
+    result.add_argument("--output_dir", default="output/deploy", help="default: output/deploy")
+    result.add_argument(
+        "--draw_threshold",
+        type=float,
+        default=0.3,
+        help="joints below this score are not drawn; the JSON holds all. Default 0.3",
+    )
+    args = parser.parse_args()
+    for name in ("threads", "batch_size"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} starts at 1")
+    if args.box and (args.det_model_dir or not args.image_file):
+        parser.error("--box goes with --image_file, and without a detector")
+
+    from ppose.deploy.finder import PoseFinder, load_finder
+
+    def finder() -> PoseFinder:
+        return load_finder(
+            args.model_dir,
+            args.det_model_dir,
+            backend=args.backend,
+            device=args.device,
+            precision=args.precision,
+            threads=args.threads,
+            batch_size=args.batch_size,
+            min_box_score=args.det_threshold,
+        )
+
+    if args.image_file or args.image_dir:
+        from ppose.infer import infer
+
+        infer(
+            finder,
+            args.image_file or args.image_dir,
+            args.output_dir,
+            boxes=args.box,
+            min_joint_score=args.draw_threshold,
+        )
+        return 0
+
+    from ppose.deploy.smoothing import OneEuroSmoother
+    from ppose.deploy.tracking import Tracker
+    from ppose.deploy.video import run_video
+
+    find = finder()
+    found = run_video(
+        args.video_file or args.camera_id,
+        find,
+        output_dir=args.output_dir,
+        tracker=None if args.no_tracking else Tracker(),
+        smoother=None if args.no_tracking or args.no_smoothing else OneEuroSmoother(),
+        batch_size=args.batch_size,
+        draw_threshold=args.draw_threshold,
+        save_video=not args.no_video,
+        show=args.show or args.camera_id is not None,
+        stages=find.stages,
+    )
+    print(found.table())
+    return 0 if found.signal is None else 128 + found.signal
+
+
+if __name__ == "__main__":
+    run(main)

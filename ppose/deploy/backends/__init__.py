@@ -1,0 +1,1 @@
+"""One module for each backend; importing it imports the backend."""

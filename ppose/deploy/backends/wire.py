@@ -1,0 +1,89 @@
+"""The fields of a protobuf message, without knowledge of its form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+Field = tuple[int, int | memoryview]
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_FIXED = {_FIXED64: 8, _FIXED32: 4}
+
+
+def fields(message: memoryview) -> Iterator[Field]:
+    """Number and value of each field in order: an int for a varint, else the bytes, not copied.
+
+    Raises:
+        ValueError: it is no message, or cut.
+    """
+    at, end = 0, len(message)
+    while at < end:
+        tag, at = _varint(message, at)
+        number, kind = tag >> 3, tag & 7
+        if kind == _VARINT:
+            value, at = _varint(message, at)
+            yield number, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(message, at)
+        elif kind in _FIXED:
+            size = _FIXED[kind]
+        else:
+            raise ValueError(f"a field of the unknown kind {kind}")
+        if number == 0 or at + size > end:
+            raise ValueError("a field runs over the end")
+        yield number, message[at : at + size]
+        at += size
+
+
+def messages(message: memoryview, number: int) -> Iterator[memoryview]:
+    """The fields of one number that are messages, strings or bytes."""
+    return (v for n, v in fields(message) if n == number and isinstance(v, memoryview))
+
+
+def first(message: memoryview, number: int) -> int | memoryview | None:
+    """The first field of a number; None if there is none. What comes after it is not read."""
+    return next((value for n, value in fields(message) if n == number), None)
+
+
+def text(message: memoryview, number: int) -> str:
+    """The first field of a number as text, which has to be there."""
+    value = first(message, number)
+    if not isinstance(value, memoryview):
+        raise ValueError(f"no text in field {number}")
+    return str(value, "utf-8")
+
+
+def integers(message: memoryview, number: int) -> list[int]:
+    """All values of a repeated int64, packed or not."""
+    found: list[int] = []
+    for n, value in fields(message):
+        if n != number:
+            continue
+        if isinstance(value, int):
+            found.append(_signed(value))
+            continue
+        at = 0
+        while at < len(value):
+            one, at = _varint(value, at)
+            found.append(_signed(one))
+    return found
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value
+
+
+def _varint(message: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while shift < 70:
+        try:
+            byte = message[at]
+        except IndexError:
+            raise ValueError("it ends within a number") from None
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+    raise ValueError("a number of more than 10 bytes")

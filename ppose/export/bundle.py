@@ -1,0 +1,162 @@
+"""Writes bundles: a network for each kind of backend, and `pose.yml`, which says all else."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_type_hints
+
+import paddle
+
+import ppose
+from ppose.config import dump_config
+from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
+from ppose.engine.logs import STARTS
+from ppose.experiment import Config, Experiment
+from ppose.export.graph import FromPixels, inputs_of
+from ppose.export.int8graph import is_fake_quantized, to_int8
+from ppose.export.network import fold_norms
+from ppose.export.pdmodel import Program, trace
+from ppose.files import remove_leftovers, whole_file
+from ppose.registry import ConfigError, spelled_out
+
+Format = Literal["paddle", "onnx"]
+FORMATS: tuple[Format, ...] = ("paddle", "onnx")
+_FILES: dict[Format, list[str]] = {"paddle": [PROGRAM, WEIGHTS], "onnx": [ONNX]}
+_KEPT = ("crop", "normalize", "codec", "skeleton", "postprocess")
+
+
+def export_bundle(
+    experiment: Experiment,
+    folder: str | Path,
+    formats: Sequence[Format] = FORMATS,
+    *,
+    peaks: bool = False,
+    batch: int | None = None,
+    weights: str | Path | None = None,
+) -> Bundle:
+    """Writes the network of an experiment, with its weights as they are now, as a bundle.
+
+    Batch norms are folded, pixels are normalised in the network, and a quantized network becomes
+    an int8 one. Each file appears as a whole, `pose.yml` last; a bundle that was there before
+    stays usable until then.
+
+    Args:
+        experiment: stays as it is.
+        folder: of the bundle.
+        formats: "paddle" for Paddle Inference, "onnx" for ONNX Runtime and OpenVINO.
+        peaks: let the network find the peaks, so that few numbers leave the device.
+        batch: inputs in a batch; None leaves it open.
+        weights: where they came from, for `pose.yml`.
+
+    Raises:
+        ConfigError: peaks, where flip test or several scales need whole maps.
+        TraceError: an operator of the network cannot be written.
+        OSError: the folder cannot be written.
+    """
+    experiment.check_fit()
+    codec, crop = experiment.codec, experiment.crop
+    if peaks and (experiment.flip_test or len(getattr(crop, "scales", (1,))) > 1):
+        raise ConfigError(
+            "peaks: flip_test and crop.scales average whole maps; leave the peaks to the decoder, "
+            "or set flip_test=false and one scale"
+        )
+    folder = Path(folder)
+    network = copy.deepcopy(experiment.model).eval()
+    fold_norms(network, codec.size_wh if codec.uses_boxes else None)
+    layer = FromPixels(network, experiment.normalize, codec if peaks else None).eval()
+    inputs = inputs_of(codec, batch, peaks)
+    program = trace(layer, inputs)
+    int8 = to_int8(program) if is_fake_quantized(program) else 0
+
+    remove_leftovers(folder)
+    files = _written(program, folder, formats)
+    images, _ = next(iter(inputs.values()))
+    about = {
+        "name": type(experiment.model).__name__,
+        "gives": "peaks" if peaks else "maps",
+        "stride": codec.stride,
+        "size_multiple": experiment.model.size_multiple,
+        "channels": codec.channels,
+        "input": list(images),
+        "int8": int8,
+        "files": files,
+        "sha256": {name: file_hash(folder / name) for names in files.values() for name in names},
+    }
+    describe(experiment, folder, about, weights)
+    remove_other_formats(folder, [name for names in files.values() for name in names])
+    return Bundle(folder)
+
+
+def _written(program: Program, folder: Path, formats: Sequence[Format]) -> dict[str, list[str]]:
+    """Writes the files of each format and gives their names."""
+    if "paddle" in formats:
+        with whole_file(folder / PROGRAM) as first, whole_file(folder / WEIGHTS) as second:
+            program.save(first, second)
+    if "onnx" in formats:
+        from ppose.export.onnx import write_onnx
+
+        write_onnx(program, folder / ONNX)
+    return {form: _FILES[form] for form in formats}
+
+
+def remove_other_formats(folder: Path, names: Sequence[str]) -> None:
+    """Removes what an older bundle left of formats that `pose.yml` does not name any more."""
+    for name in (n for files in _FILES.values() for n in files if n not in names):
+        (folder / name).unlink(missing_ok=True)
+
+
+def describe(
+    experiment: Experiment,
+    folder: Path,
+    network: dict[str, Any],
+    weights: str | Path | None,
+    measured: dict[str, Any] | None = None,
+) -> None:
+    """Writes `pose.yml`.
+
+    Args:
+        experiment: what was exported.
+        folder: of the bundle.
+        network: the arguments of `ppose.deploy.bundle.Network`.
+        weights: where they came from.
+        measured: scores; None takes those that `tools/eval.py --json` left beside the weights.
+    """
+    hints, config = get_type_hints(Config), experiment.config
+    file = Path(weights) if weights and Path(weights).is_file() else None
+    source = {"file": str(weights) if weights else None, "sha256": file and file_hash(file)}
+    about = {
+        "form": FORM,
+        "name": experiment.name,
+        "network": network,
+        **{key: spelled_out(config[key], hints[key]) for key in _KEPT},
+        "flip_test": experiment.flip_test,
+        "weights": source,
+        "training": {"run": _beside(file, STARTS), "config": config},
+        "versions": {
+            "ppose": ppose.__version__,
+            "paddle": paddle.__version__,
+            "python": platform.python_version(),
+        },
+        "measured": measured or _scores_of(file),
+    }
+    with whole_file(folder / DESCRIPTION) as partial:
+        partial.write_text(dump_config(about), encoding="utf-8")
+
+
+def _beside(file: Path | None, name: str) -> Any:
+    """What a JSON file beside the weights says, if there is one."""
+    if file is None or not (file.parent / name).is_file():
+        return None
+    try:
+        return json.loads((file.parent / name).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+
+
+def _scores_of(file: Path | None) -> dict[str, Any] | None:
+    found = _beside(file, "scores.json")
+    return found if isinstance(found, dict) and found.get("weights") == str(file) else None

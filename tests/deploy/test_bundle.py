@@ -1,0 +1,85 @@
+"""A folder that is no usable bundle is refused, with what is wrong and what to do."""
+
+import shutil
+
+import pytest
+from conftest import ROOT
+
+from ppose.deploy.bundle import DESCRIPTION, Bundle, BundleError
+from ppose.experiment import Experiment
+from ppose.export.bundle import export_bundle
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bundle")
+    small = "{type: HRNet, width: 4, modules: [1, 1, 1], blocks: 1, stem_width: 8, "
+    experiment = Experiment.from_file(
+        ROOT / "configs" / "quickstart.yml",
+        [f"model.backbone={small}stage1_width: 4, stage1_blocks: 1}}", "input_size=[64, 64]"],
+    )
+    export_bundle(experiment, folder)
+    return folder
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "bundle")
+
+
+def changed(bundle, old, new):
+    path = bundle / DESCRIPTION
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_it_is_read(bundle):
+    read = Bundle(bundle)
+    assert read.network.files.keys() == {"paddle", "onnx"}
+    assert read.size["onnx"] == (bundle / "model.onnx").stat().st_size
+
+
+def test_no_folder(tmp_path):
+    with pytest.raises(BundleError, match=r"nowhere: no such folder; tools/export\.py makes one"):
+        Bundle(tmp_path / "nowhere")
+
+
+def test_another_folder(tmp_path):
+    (tmp_path / "weights.pdparams").touch()
+    with pytest.raises(BundleError, match=r"no pose\.yml; it holds weights\.pdparams"):
+        Bundle(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["model.pdmodel", "model.pdiparams", "model.onnx"])
+def test_a_missing_or_damaged_file(bundle, name):
+    path = bundle / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(BundleError, match=f"{name}: damaged, or of another export"):
+        Bundle(bundle)
+    path.unlink()
+    with pytest.raises(BundleError, match=f"{name}: missing; export the network again"):
+        Bundle(bundle)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("ppose bundle 1", "ppose bundle 99", "form: expected 'ppose bundle 1'"),
+        ("  stride: 4", "  stride: four", r"network\.stride: expected int"),
+        ("type: Heatmap", "type: Heatmaps", r"codec\.type: nothing is registered as 'Heatmaps'"),
+        ("refine: dark", "refine: half", r"codec\.refine: expected one of"),
+        ("padding: 1.1", "padding: -1", "crop: padding"),
+        ("  channels: 17", "  channels: 18", "the codec reads 17 maps, the network gives 18"),
+        ("flip_test: ", "flip_tests: ", "flip_test"),
+        ("[model.onnx]", "[../model.onnx]", "no file of the bundle"),
+        ("name: quickstart", "name: [", "not valid YAML"),
+        ("name: quickstart", "name: !!python/object/apply:os.getcwd []", "not valid YAML"),
+    ],
+)
+def test_a_description_that_is_wrong(bundle, old, new, message):
+    changed(bundle, old, new)
+    with pytest.raises(BundleError, match=message):
+        Bundle(bundle)

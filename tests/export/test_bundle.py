@@ -1,0 +1,144 @@
+"""A bundle says all that is needed to use it; each backend finds in it what the network finds."""
+
+import inspect
+import json
+
+import numpy as np
+import pytest
+import yaml
+
+from ppose.codecs.heatmap import Heatmap
+from ppose.deploy.bundle import DESCRIPTION, Bundle
+from ppose.deploy.model import load, load_runner
+from ppose.deploy.session import BACKENDS
+from ppose.engine.state import float_arrays
+from ppose.experiment import Experiment
+from ppose.export.bundle import FORMATS, export_bundle
+from ppose.registry import ConfigError
+from ppose.weightfile import save_arrays
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+BOXES = [[10, 5, 50, 80], [60, 10, 40, 70], [0, 0, 120, 90]]
+FORMAT_OF = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}
+
+
+@pytest.fixture
+def top_down(quickstart, small_run):
+    return Experiment.from_file(quickstart, small_run)
+
+
+@pytest.fixture
+def bottom_up(imhn_quickstart, small_bottomup):
+    return Experiment.from_file(imhn_quickstart, small_bottomup)
+
+
+def found_by(estimator):
+    estimator.postprocess.oks_nms = None
+    return estimator(IMAGE, BOXES if estimator.uses_boxes else None)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("flip_test", [False, True])
+def test_each_backend_finds_what_the_network_finds(top_down, tmp_path, backend, flip_test):
+    top_down.config["flip_test"] = flip_test
+    export_bundle(top_down, tmp_path, [FORMAT_OF[backend]])
+    expected, found = found_by(top_down.estimator()), found_by(load(tmp_path, backend=backend))
+    assert len(found) == len(BOXES)
+    assert np.abs(found.keypoints - expected.keypoints).max() < 0.01
+    assert np.allclose(found.scores, expected.scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_maps_of_bottom_up_networks_of_any_size(bottom_up, tmp_path, backend):
+    bundle = export_bundle(bottom_up, tmp_path, [FORMAT_OF[backend]])
+    runner, eager = load_runner(bundle, backend=backend), bottom_up.estimator().runner
+    assert bundle.network.input == (-1, -1, -1, 3)
+    multiple = runner.size_multiple
+    for batch, height, width in ((1, 1, 2), (3, 2, 1)):
+        pixels = np.random.default_rng(1).integers(
+            0, 256, (batch, multiple * height, multiple * width, 3), np.uint8
+        )
+        expected, found = eager.maps(pixels), runner.maps(pixels)
+        assert found.shape == expected.shape
+        assert np.abs(found - expected).max() < 1e-4 * max(1, np.ptp(expected))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("family", ["top_down", "bottom_up"])
+def test_peaks_found_in_the_network_are_those_of_the_decoder(request, tmp_path, backend, family):
+    experiment = request.getfixturevalue(family)
+    experiment.config["flip_test"] = False
+    bundle = export_bundle(experiment, tmp_path, [FORMAT_OF[backend]], peaks=True)
+    exported = load(tmp_path, backend=backend)
+    assert bundle.network.gives == "peaks"
+    assert exported.runner.finds_peaks
+    expected, found = found_by(experiment.estimator()), found_by(exported)
+    assert len(found) == len(expected)
+    assert np.abs(found.keypoints - expected.keypoints).max(initial=0) < 0.01
+
+
+@pytest.mark.parametrize("change", ["flip_test", "scales"])
+def test_peaks_are_refused_where_maps_are_averaged(bottom_up, tmp_path, change):
+    bottom_up.config["flip_test"] = change == "flip_test"
+    if change == "scales":
+        bottom_up.config["crop"]["scales"] = [1.0, 0.5]
+    with pytest.raises(ConfigError, match="peaks: flip_test and crop.scales"):
+        export_bundle(bottom_up, tmp_path, peaks=True)
+
+
+@pytest.mark.parametrize("backend", ["paddle", "onnxruntime"])
+@pytest.mark.parametrize("people", [1, 2, 3])
+def test_a_fixed_batch_is_filled_and_cut(top_down, tmp_path, backend, people):
+    bundle = export_bundle(top_down, tmp_path, [FORMAT_OF[backend]], batch=2)
+    pixels = np.random.default_rng(2).integers(0, 256, (people, 64, 64, 3), np.uint8)
+    found = load_runner(bundle, backend=backend).maps(pixels)
+    assert np.abs(found - top_down.estimator().runner.maps(pixels)).max() < 1e-4
+
+
+def test_what_it_says(top_down, tmp_path):
+    weights = tmp_path / "run" / "best.safetensors"
+    save_arrays(weights, float_arrays(top_down.model.state_dict()))
+    (weights.parent / "run.json").write_text(json.dumps([{"command": "python tools/train.py"}]))
+    scores = {"weights": str(weights), "AP": 61.5}
+    (weights.parent / "scores.json").write_text(json.dumps(scores))
+    bundle = export_bundle(top_down, tmp_path / "bundle", weights=weights)
+    about = yaml.safe_load((bundle.folder / DESCRIPTION).read_text(encoding="utf-8"))
+    assert about["measured"]["AP"] == 61.5
+    assert about["training"]["run"][0]["command"] == "python tools/train.py"
+    assert len(about["weights"]["sha256"]) == 64
+    assert set(about["versions"]) >= {"ppose", "paddle"}
+    # Nothing is named that only ppose knows, and no default is left to the reader.
+    joints = about["codec"]["skeleton"]["joints"]
+    assert [joint["name"] for joint in joints] == list(bundle.codec.skeleton.joint_names)
+    assert about["crop"]["padding"] == 1.1
+    assert about["codec"].keys() - {"type"} == inspect.signature(Heatmap).parameters.keys()
+
+
+@pytest.mark.parametrize("family", ["top_down", "bottom_up"])
+def test_its_parts_are_those_of_the_config(request, tmp_path, family):
+    experiment = request.getfixturevalue(family)
+    bundle = export_bundle(experiment, tmp_path, ["onnx"])
+    for part in ("codec", "crop", "postprocess"):
+        expected, found = (vars(getattr(owner, part)) for owner in (experiment, bundle))
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            if isinstance(value, int | float | str | bool | tuple):
+                assert found[name] == value, name
+    assert bundle.flip_test == experiment.flip_test
+
+
+def test_a_format_that_is_not_asked_for_any_more_goes(top_down, tmp_path):
+    export_bundle(top_down, tmp_path, FORMATS)
+    export_bundle(top_down, tmp_path, ["onnx"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", DESCRIPTION]
+    Bundle(tmp_path)
+
+
+def test_the_network_stays_as_it_is(top_down, tmp_path):
+    before = {k: v.numpy().copy() for k, v in top_down.model.state_dict().items()}
+    top_down.model.train()
+    export_bundle(top_down, tmp_path, FORMATS)
+    after = top_down.model.state_dict()
+    assert top_down.model.training
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[k], after[k].numpy()) for k in before)

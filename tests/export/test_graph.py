@@ -1,0 +1,99 @@
+"""Pixels in, and peaks out: what a network is exported with gives what the codec finds in maps."""
+
+import numpy as np
+import paddle
+import pytest
+
+from ppose.codecs.bodyparts import BodyParts
+from ppose.codecs.codec import Codec
+from ppose.codecs.grouping import Grouping
+from ppose.codecs.heatmap import Heatmap
+from ppose.codecs.parts import Parts
+from ppose.data.transforms import Normalize
+from ppose.estimator import without_padding
+from ppose.export.graph import FromPixels
+from ppose.models.network import Network
+from ppose.skeleton import COCO17
+
+SIZE_WH = (64, 96)
+
+
+class Given(Network):
+    """Shows the maps that it was made with, whatever it sees."""
+
+    def __init__(self, maps, stride=4):
+        super().__init__()
+        self.stride, self.size_multiple, self.channels = stride, 4, maps.shape[1]
+        self.maps = paddle.to_tensor(maps)
+
+    def forward(self, images):
+        self.seen = images
+        return self.maps
+
+
+def peaks_of(maps, codec, inside=None):
+    layer = FromPixels(Given(maps), Normalize(), codec).eval()
+    pixels = paddle.zeros([len(maps), 96, 64, 3], "uint8")
+    more = [] if inside is None else [paddle.to_tensor(inside)]
+    return {name: value.numpy() for name, value in layer(pixels, *more).items()}
+
+
+def test_pixels_are_normalised_as_in_training():
+    network = Given(np.zeros((2, 17, 24, 16), np.float32))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 96, 64, 3), np.uint8)
+    normalize = Normalize((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    FromPixels(network, normalize).eval()(paddle.to_tensor(pixels))
+    assert np.allclose(network.seen.numpy(), normalize(pixels).numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("alignment", ["classic", "udp", "tinypose"])
+@pytest.mark.parametrize(
+    ("refine", "blur"), [("argmax", 3), ("quarter", 3), ("dark", 3), ("dark", 11)]
+)
+def test_peaks_of_heat_maps_are_those_of_the_decoder(refine, blur, alignment):
+    codec = Heatmap(COCO17, SIZE_WH, refine=refine, blur=blur, alignment=alignment)
+    rng = np.random.default_rng(0)
+    noise = rng.standard_normal((5, 17, 24, 16)).astype(np.float32)
+    keypoints = np.dstack([rng.uniform(-4, (68, 100), (17, 2))[None], np.full((1, 17), 2)])
+    noise[4] = codec.encode(keypoints[0])["target"]
+    noise[3, :4] = -1
+    expected, found = codec.people(noise), codec.people_at(peaks_of(noise, codec))
+    for (a, factors), (b, others) in zip(expected, found, strict=True):
+        assert np.allclose(a, b, atol=1e-5)
+        assert np.array_equal(factors, others)
+
+
+@pytest.mark.parametrize("max_peaks", [256, 3])
+def test_peaks_of_body_parts_are_those_of_the_decoder(max_peaks):
+    parts = Parts.named("simplepose")
+    codec = BodyParts(
+        parts, (128, 96), sigma=5, limb_sigma=5, grouping=Grouping(max_peaks=max_peaks)
+    )
+    rng = np.random.default_rng(1)
+    maps = []
+    for people in (0, 1, 4):
+        keypoints = np.dstack(
+            [rng.uniform(0, (128, 96), (people, 17, 2)), np.full((people, 17), 2)]
+        ).astype(np.float32)
+        maps.append(codec.encode(keypoints)["target"])
+    maps = np.stack(maps) + rng.normal(0, 0.02, (3, parts.channels, 24, 32)).astype(np.float32)
+    maps[0, parts.joint_channels, 3:5, 7:9] = 0.75  # of equal cells one is the peak
+    cells_wh = np.array([(32, 24), (20, 24), (32, 13)])
+    inside = np.zeros((3, 1, 24, 32), np.float32)
+    for mask, (width, height) in zip(inside, cells_wh, strict=True):
+        mask[:, :height, :width] = 1
+    expected = codec.people(without_padding(maps.copy(), cells_wh))
+    found = codec.people_at(peaks_of(maps, codec, inside))
+    assert sum(len(people) for people, _ in expected) >= 3
+    for (a, factors), (b, others) in zip(expected, found, strict=True):
+        assert a.shape == b.shape
+        assert np.allclose(a, b, atol=1e-4)
+        assert np.allclose(factors, others)
+
+
+def test_a_codec_without_peaks_is_refused():
+    class Other(Codec):
+        targets = people = people_at = unflip = None
+
+    with pytest.raises(TypeError, match="Other: no peaks"):
+        FromPixels(Given(np.zeros((1, 1, 2, 2), np.float32)), Normalize(), Other())
