@@ -16,6 +16,7 @@ import yaml
 
 from ppose.registry import ConfigError, nearest
 
+_MOST_VALUES = 100_000
 _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 
 
@@ -90,6 +91,37 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     return _resolve(config, config, ())
 
 
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file that may come from anywhere; an empty file has none.
+
+    Raises:
+        ConfigError: not YAML, no keys and values, or aliases that stand for far more than they say.
+    """
+    try:
+        node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from None
+    if node is None:
+        return {}
+    if not isinstance(node, dict):
+        raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
+    _check_amount(path, node)
+    return node
+
+
+def _check_amount(path: Path, data: Any) -> None:
+    """Refuses the few lines that YAML's aliases blow up to billions of values."""
+    waiting, count = [data], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ConfigError(f"{path}: more than {_MOST_VALUES} values; take the original file")
+        waiting += (
+            node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        )
+
+
 def dump_config(config: dict[str, Any]) -> str:
     """The config as YAML; `load_config` reads the same dict from it."""
     return yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100)
@@ -102,14 +134,7 @@ def _read(path: Path, parents: tuple[Path, ...]) -> dict[str, Any]:
         raise ConfigError(f"{path}: _base_ goes in a circle: {circle}")
     if not path.is_file():
         raise FileNotFoundError(_missing(path, parents))
-    try:
-        node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if node is None:
-        node = {}
-    if not isinstance(node, dict):
-        raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
+    node = read_yaml(path)
     node = _localise(node, _short(path.parent))
     bases = node.pop("_base_", None) or []
     bases = [bases] if isinstance(bases, str) else bases

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ppose.codecs.codec import Codec
-from ppose.config import load_config
+from ppose.config import read_yaml
 from ppose.data.crops import Crop
 from ppose.errors import PposeError
 from ppose.postprocess import Postprocess
@@ -147,7 +147,7 @@ def _described(folder: Path) -> dict[str, Any]:
             "makes one"
         )
     try:
-        about = load_config(path)
+        about = read_yaml(path)
     except ConfigError as error:
         raise BundleError(f"{error}; export the network again") from None
     if about.get("form") != FORM:

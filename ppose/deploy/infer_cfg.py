@@ -11,15 +11,14 @@ from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
-import yaml
 
+from ppose.config import read_yaml
 from ppose.registry import ConfigError, build, check, nearest
 
 INFER_CFG, DETECTOR_YML = "infer_cfg.yml", "detector.yml"
 PEOPLE = ("person", "pedestrian")
 NMS_IOU = 0.6
 
-_MOST_VALUES = 100_000
 _LONGEST_SIDE = 8192
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -240,7 +239,7 @@ def read_infer_cfg(path: Path) -> Description:
     Raises:
         ConfigError: not YAML, other content, an operator or argument that is not known.
     """
-    data = _read(path)
+    data = read_yaml(path)
     for key, hint in (("Preprocess", list[dict]), ("label_list", list)):
         if key not in data:
             raise ConfigError(
@@ -313,7 +312,7 @@ def read_detector_yml(path: Path) -> RawDetector:
     Raises:
         ConfigError: not YAML, or keys and values other than those of `RawDetector`.
     """
-    return build(_read(path), RawDetector, f"{path}")
+    return build(read_yaml(path), RawDetector, f"{path}")
 
 
 def check_fraction(value: Any, path: str) -> None:
@@ -321,30 +320,6 @@ def check_fraction(value: Any, path: str) -> None:
     check(value, float | None, path)
     if value is not None and not 0 <= value <= 1:
         raise ConfigError(f"{path}: expected a number in 0..1, found {value}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ConfigError(f"{path}: expected keys and values, found a {type(data).__name__}")
-    _check_amount(path, data)
-    return data
-
-
-def _check_amount(path: Path, data: Any) -> None:
-    """Refuses the few lines that YAML's aliases blow up to billions of values."""
-    waiting, count = [data], 0
-    while waiting:
-        node = waiting.pop()
-        count += 1
-        if count > _MOST_VALUES:
-            raise ConfigError(f"{path}: more than {_MOST_VALUES} values; take the original file")
-        waiting += (
-            node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        )
 
 
 def _operator(node: Any, path: str) -> Operator:

@@ -18,6 +18,8 @@ _BOX_SECONDS = 0.05
 # How much boxes and OKS areas' sides grow for those who were not found at the place expected,
 # and how much more for each second since they were seen.
 _WIDER, _WIDER_EACH_SECOND, _WIDEST = 1.5, 1.5, 3.0
+# What a person who was not seen last time has to be more similar by than one who was.
+_LOST_HANDICAP = 0.1
 # Joints that tell how a body moved.
 _FEWEST_JOINTS = 3
 # What is left each frame of the score of a joint that is hidden.
@@ -218,6 +220,7 @@ class Tracker:
         """Indices of tracks and of the people who are theirs."""
         keypoints, boxes = tracks.at(time)
         unseen = time - tracks.seen_at
+        lost = (tracks.missed > 0)[:, None]
         wider = np.minimum(_WIDER + _WIDER_EACH_SECOND * unseen, _WIDEST)
         of_track = person = np.zeros(0, np.int64)
         rounds = (
@@ -232,7 +235,8 @@ class Tracker:
             similarity = self._similarity(
                 keypoints[rows], boxes[rows], poses[columns], widths[rows]
             )
-            found = assign(np.where(similarity >= self.min_similarity, similarity, 0))
+            gain = np.maximum(similarity - _LOST_HANDICAP * lost[rows], 0)
+            found = assign(np.where(similarity >= self.min_similarity, gain, 0))
             of_track = np.concatenate([of_track, rows[found[0]]])
             person = np.concatenate([person, columns[found[1]]])
         return of_track, person

@@ -87,7 +87,8 @@ class HeatmapPeaks(nn.Layer):
         places = paddle.gather(self.around, cell.reshape([-1]))
         padded = F.pad(maps, [radius] * 4, "constant", 0.0)
         flat = padded.flatten(2)
-        patch = paddle.take_along_axis(flat, places.reshape([-1, joints, places.shape[1]]), 2)
+        places = places.reshape([-1, joints, places.shape[1]])
+        patch = paddle.take_along_axis(flat, places, 2, broadcast=False)
         side = 2 * radius + 1
         patch = patch.reshape([-1, joints, side, side])
         return {"cell": cell.reshape([-1, joints]), "patch": patch}
@@ -108,15 +109,14 @@ class BodyPartsPeaks(nn.Layer):
         # As in `find_peaks`: of equal neighbours the first in reading order.
         first = joints > _highest(beside[:4])
         last = joints >= _highest(beside[5:])
-        nowhere = paddle.full_like(joints, _NOWHERE)
+        nowhere = paddle.scale(joints, 0.0, bias=_NOWHERE)
         peaks = paddle.where(first, paddle.where(last, joints, nowhere), nowhere)
         height, cell = paddle.topk(peaks.flatten(2), self.count, axis=2)
         around = [
-            paddle.take_along_axis(one.flatten(2), cell, 2)
+            paddle.take_along_axis(one.flatten(2), cell, 2, broadcast=False)
             for one in _shifted(F.pad(joints, [1] * 4, "replicate"))
         ]
-        patch = paddle.stack(around, 3)
-        patch = patch.reshape([0, 0, 0, 3, 3])
+        patch = paddle.concat([one.unsqueeze(3) for one in around], 3).reshape([0, 0, 0, 3, 3])
         limbs = maps[:, self.limb_channels]
         return {"cell": cell, "height": height, "patch": patch, "limbs": limbs}
 
@@ -132,4 +132,4 @@ def _shifted(padded: Tensor) -> list[Tensor]:
 
 
 def _highest(maps: list[Tensor]) -> Tensor:
-    return paddle.stack(maps).max(axis=0)
+    return paddle.concat([one.unsqueeze(0) for one in maps]).max(axis=0)

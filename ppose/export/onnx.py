@@ -371,12 +371,12 @@ def _gather(writer: _Writer, op: Operator) -> None:
 
 def _pad(writer: _Writer, op: Operator) -> None:
     """`pad3d` of (N, C, D, H, W), its borders from the last axis on."""
-    _expect(op, data_format="NCDHW", mode="constant")
+    _expect(op, data_format="NCDHW")
+    mode = {"constant": "constant", "replicate": "edge"}[_get(op, "mode")]
     left, right, top, bottom, front, back = _get(op, "paddings")
     borders = writer.constant([0, 0, front, top, left, 0, 0, back, bottom, right])
-    writer.add(
-        "Pad", [*op.inputs["X"], borders, writer.constant(_get(op, "value"), np.float32)], op.made
-    )
+    value = writer.constant(_get(op, "value"), np.float32)
+    writer.add("Pad", [*op.inputs["X"], borders, value], op.made, mode=mode)
 
 
 def _quantize(writer: _Writer, op: Operator) -> None:

@@ -83,3 +83,11 @@ def test_a_description_that_is_wrong(bundle, old, new, message):
     changed(bundle, old, new)
     with pytest.raises(BundleError, match=message):
         Bundle(bundle)
+
+
+def test_aliases_that_stand_for_billions(bundle):
+    levels = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+    path = bundle / DESCRIPTION
+    path.write_text("a0: &a0 [1]\n" + levels + path.read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(BundleError, match="more than 100000 values"):
+        Bundle(bundle)
