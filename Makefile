@@ -29,14 +29,14 @@ INSTALLED := .venv/installed-$(or $(GPU),cpu)
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.txt requirements-nodeps.txt requirements-dev.txt pyproject.toml
+$(INSTALLED): $(wildcard requirements*.txt) pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "ppose needs Python 3.10 or newer; found $$($(PYTHON) --version)." \
 		"Name another: make install PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@echo "installing into .venv; the packages are about 400 MB"
+	@echo "installing into .venv; the packages are about 500 MB"
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet -r requirements-dev.txt -e .
+	@$(BIN)/python -m pip install --quiet -e ".[dev]"
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.txt
 ifneq ($(GPU),)
 	@$(BIN)/python -m pip uninstall --quiet --yes paddlepaddle

@@ -50,7 +50,7 @@ def main() -> None:
         "--tolerance",
         type=float,
         metavar="PIXELS",
-        help="pixels of the network's input that a joint may move: 0.05 at most by default, 0.5 on "
+        help="pixels of the network's input that a joint may move: 0.05 at most by default, 1 on "
         "average in int8",
     )
     args = arguments.parse_args()

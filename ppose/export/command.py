@@ -25,7 +25,7 @@ from ppose.log import log
 
 # Of the largest distance of float networks, and of the mean distance of int8 ones, whose eager
 # original rounds in another order.
-TOLERANCE, INT8_TOLERANCE = 0.05, 0.5
+TOLERANCE, INT8_TOLERANCE = 0.05, 1.0
 _BACKENDS: dict[Format, dict[str, str]] = {
     "paddle": {"paddle": "paddle"},
     "onnx": {"onnxruntime": "onnxruntime", "openvino": "openvino"},
@@ -39,8 +39,8 @@ class ParityError(PposeError):
 def export(
     experiment: Experiment,
     output_dir: str | Path | None = None,
-    *,
     formats: Sequence[Format] = FORMATS,
+    *,
     peaks: bool = False,
     batch: int | None = None,
     pictures: str | Path,
