@@ -35,10 +35,8 @@ class PoseFinder:
     """
 
     def __init__(self, estimator: PoseEstimator, detector: Detector | None = None):
-        if detector and not estimator.uses_boxes:
-            raise PposeError(
-                "this network is bottom-up: it finds people by itself; leave the detector away"
-            )
+        if detector:
+            check_takes_boxes(estimator)
         self.estimator = estimator
         self.detector = detector
 
@@ -116,6 +114,14 @@ class PoseFinder:
         return requests
 
 
+def check_takes_boxes(estimator: PoseEstimator) -> None:
+    """PposeError if a detector would be of no use to the network."""
+    if not estimator.uses_boxes:
+        raise PposeError(
+            "this network is bottom-up: it finds people by itself; leave the detector away"
+        )
+
+
 def load_finder(
     model_dir: str | Path,
     det_model_dir: str | Path | None = None,
@@ -145,6 +151,7 @@ def load_finder(
     )
     detector = None
     if det_model_dir is not None:
+        check_takes_boxes(estimator)
         detector = load_detector(
             det_model_dir, device=device, threads=threads, min_score=min_box_score
         )

@@ -9,8 +9,8 @@ import pytest
 from conftest import ROOT
 
 from ppose.deploy.session import BACKENDS, PACKAGES
-from ppose.experiment import Experiment
-from ppose.export.bundle import export_bundle
+
+PEOPLE = ROOT / "dataset" / "test_image" / "people.jpg"
 
 # What pip installs for training, by the names under which it is imported.
 TRAINING = (
@@ -34,35 +34,22 @@ def run_without(names, script, *arguments):
 
 
 @pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    experiment = Experiment.from_file(ROOT / "configs" / "imhn_quickstart.yml")
-    folder = tmp_path_factory.mktemp("bundle")
-    from ppose.api import chosen_weights
-    from ppose.checkpoint import load_weights
-
-    load_weights(experiment.model, chosen_weights(experiment))
-    export_bundle(experiment, folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def expected():
     import ppose
 
     estimator = ppose.load(ROOT / "configs" / "imhn_quickstart.yml")
-    return estimator(ROOT / "dataset" / "test_image" / "people.jpg")
+    return estimator(PEOPLE)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_inference_with_one_backend_alone(bundle, expected, backend, tmp_path):
+def test_inference_with_one_backend_alone(bottom_up_bundle, expected, backend, tmp_path):
     # Paddle's own package asks for more than deployment does.
     own = {"paddle", "PIL", "requests", "safetensors"} if backend == "paddle" else set()
     others = {*TRAINING, *BACKENDS} - own - {backend}
-    image = ROOT / "dataset" / "test_image" / "people.jpg"
     run = run_without(
         sorted(others),
         ROOT / "deploy" / "infer.py",
-        *("--model_dir", bundle, "--image_file", image, "--output_dir", tmp_path),
+        *("--model_dir", bottom_up_bundle, "--image_file", PEOPLE, "--output_dir", tmp_path),
         *("--backend", backend),
     )
     assert run.returncode == 0, run.stderr
@@ -73,11 +60,11 @@ def test_inference_with_one_backend_alone(bundle, expected, backend, tmp_path):
     assert (tmp_path / "people.jpg").is_file()
 
 
-def test_a_backend_that_is_not_installed_is_named(bundle, tmp_path):
+def test_a_backend_that_is_not_installed_is_named(bottom_up_bundle, tmp_path):
     run = run_without(
         [*TRAINING, *BACKENDS],
         ROOT / "deploy" / "infer.py",
-        *("--model_dir", bundle, "--image_file", ROOT / "dataset" / "test_image" / "people.jpg"),
+        *("--model_dir", bottom_up_bundle, "--image_file", PEOPLE),
         *("--output_dir", tmp_path, "--backend", "onnxruntime"),
     )
     assert run.returncode == 1
