@@ -117,7 +117,7 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
     """Calibrated with one scale for all weights of a layer, on folded batch norms."""
     from ppose.checkpoint import load_weights
     from ppose.engine.trainer import Trainer
-    from ppose.export.network import fold_norms
+    from ppose.export.fold import fold_norms
     from ppose.slim.calibrate import calibrate
     from ppose.slim.quantize import Quantization
 

@@ -97,7 +97,7 @@ def _readers(model: Path) -> dict[str, Path]:
         except BackendError as error:
             reasons.append(str(error))
     if not paths:
-        raise BackendError(reasons[0])
+        raise BackendError("\n".join(dict.fromkeys(reasons)))
     installed = {name: path for name, path in paths.items() if importlib.util.find_spec(name)}
     if not installed:
         packages = ", ".join(PACKAGES[name][0] for name in paths)

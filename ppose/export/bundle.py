@@ -1,4 +1,12 @@
-"""Writes bundles: a network for each kind of backend, and `pose.yml`, which says all else."""
+"""Writes bundles: a network for each kind of backend, and `pose.yml`, which says all else.
+
+The int8 form (`ppose.export.int8graph`) is that of PaddleSlim's ONNX-like export. TensorRT runs
+Paddle's files on a GPU: `Config.enable_use_gpu(256, 0)`, then
+`enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=8, min_subgraph_size=3,
+precision_mode=PrecisionType.Int8, use_static=False, use_calib_mode=False)`: the ranges stand in the
+model, so nothing is calibrated. With an open batch, `set_trt_dynamic_shape_info` wants the least,
+largest and usual shape of `images`.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +24,9 @@ from ppose.config import dump_config
 from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
 from ppose.engine.logs import STARTS
 from ppose.experiment import Config, Experiment
+from ppose.export.fold import fold_norms
 from ppose.export.graph import FromPixels, inputs_of
 from ppose.export.int8graph import is_fake_quantized, to_int8
-from ppose.export.network import fold_norms
 from ppose.export.pdmodel import Program, trace
 from ppose.files import remove_leftovers, whole_file
 from ppose.registry import ConfigError, spelled_out

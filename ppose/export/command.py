@@ -68,9 +68,7 @@ def export(
     requests = _requests(experiment, pictures, bbox_file)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
-        bundle = export_bundle(
-            experiment, made, formats, peaks=peaks, batch=batch, weights=weights
-        )
+        bundle = export_bundle(experiment, made, formats, peaks=peaks, batch=batch, weights=weights)
         for name in (n for names in bundle.network.files.values() for n in names):
             log.info(f"{name}: {(bundle.folder / name).stat().st_size / 1e6:.1f} MB")
         rows = _compared(experiment.estimator(), bundle, requests)

@@ -42,8 +42,8 @@ _NOTES = {
 }
 # What oneDNN's passes write down.
 _FUSED = ("Scale_", "fuse_")
-# Results for a backward pass.
-_UNREAD = {"XShape", "SavedMean", "SavedVariance"}
+# A result for a backward pass; those of batch norms Paddle's own kernels want.
+_UNREAD = {"XShape"}
 _LETTERS = string.digits + string.ascii_letters
 _TENSOR_TYPES = {
     **{"float32": "FP32", "int8": "INT8", "uint8": "UINT8", "int32": "INT32", "int64": "INT64"},

@@ -486,7 +486,7 @@ BOMB = "a: &a [1,1,1,1,1,1,1,1,1,1]\n" + "".join(
         ("- 1", r"expected keys and values, found a list"),
         ("", r"has no 'Preprocess'"),
         (BOMB, r"more than 100000 values"),
-        ("a: &a [*a]", r"more than 100000 values"),
+        ("a: &a [*a]", r"not valid YAML"),
         ("arch: YOLO", r"has no 'Preprocess', so PaddleDetection did not write it"),
         (configuration(Preprocess={}), r"Preprocess: expected list\[dict\], found dict"),
         (configuration(label_list=["cat", "dog"]), r"no class is called person or .*: cat, dog;"),

@@ -133,7 +133,8 @@ class PaddleSession(Session):
             # Known to the pass list of float only.
             at = passes.all_passes().index("batch_norm_act_fuse_pass")
             passes.insert_pass(at, "elementwise_act_onednn_fuse_pass")
-        if not program.kinds & _NORMS:
+        # What they would fold into int8 weights would be rounded again.
+        if int8 or not program.kinds & _NORMS:
             for name in _NORM_PASSES:
                 config.delete_pass(name)
         # A sum inside an int8 convolution rounds what is added to it, which training does not.

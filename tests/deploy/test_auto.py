@@ -1,0 +1,285 @@
+"""The fastest backend is chosen once, and only from those that give the right numbers."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import two
+
+from ppose.deploy import auto
+from ppose.deploy.auto import _agreeing, cache_path
+from ppose.deploy.session import BACKENDS, BackendError, open_session
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with the model for all backends."""
+    folder = tmp_path_factory.mktemp("written")
+    two.write_pdmodel(folder)
+    two.write_onnx(folder)
+    return folder
+
+
+@pytest.fixture
+def model(written, tmp_path):
+    """The same, which a test may spoil."""
+    return shutil.copytree(written, tmp_path / "model")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """Folder of the cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Grows by the number of backends with every measurement."""
+    counts = []
+    take_turns = auto.take_turns
+
+    def counted(calls, *settings):
+        counts.append(len(calls))
+        return take_turns(calls, *settings)
+
+    monkeypatch.setattr(auto, "take_turns", counted)
+    return counts
+
+
+@pytest.fixture
+def fastest_is(monkeypatch):
+    """Makes one of those that are measured look fastest."""
+
+    def chosen(position):
+        def times(calls, runs, warmup):
+            for call in calls:
+                call()
+            return np.array([[0.001 if n == position else 0.002 for n in range(len(calls))]])
+
+        monkeypatch.setattr(auto, "take_turns", times)
+
+    return chosen
+
+
+def test_all_are_measured_once(model, measured, capsys):
+    first = open_session(model, threads=1)
+    assert measured == [3]
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"backend {first.backend}: ")
+    assert printed.endswith("cpu, fp32, 1 threads\n")
+    assert printed.count("\n") == 1
+    assert all(name in printed for name in BACKENDS)
+    second = open_session(model, threads=1)
+    assert measured == [3]
+    assert capsys.readouterr().out == ""
+    assert second.backend == first.backend
+    given = two.inputs()
+    np.testing.assert_allclose(second.run(*given)[0], two.expected(*given)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+def test_the_fastest_is_taken_and_kept(model, fastest_is, position):
+    fastest_is(position)
+    assert open_session(model).backend == BACKENDS[position]
+    fastest_is(0)
+    assert open_session(model).backend == BACKENDS[position]
+    (choice,) = json.loads(cache_path().read_text())["choices"].values()
+    assert choice["backend"] == BACKENDS[position]
+    assert set(choice["ms"]) == set(BACKENDS)
+
+
+def test_what_a_choice_depends_on(model, measured, monkeypatch):
+    open_session(model, threads=1)
+    open_session(model, threads=2)
+    assert len(measured) == 2
+    open_session(model, threads=1, size_wh=(64, 64))
+    assert len(measured) == 3
+    monkeypatch.setattr(auto, "_cpu", lambda: "another CPU")
+    open_session(model, threads=1)
+    assert len(measured) == 4
+    monkeypatch.setattr(auto, "_version", lambda backend: "of another version")
+    open_session(model, threads=1)
+    assert len(measured) == 5
+    open_session(model, threads=1)
+    assert len(measured) == 5
+    with (model / "model.onnx").open("ab") as file:
+        file.write(b"\x32\x01a")  # a note on the model
+    open_session(model, threads=1)
+    assert len(measured) == 6
+    assert len(json.loads(cache_path().read_text())["choices"]) == 6
+
+
+def test_threads_of_the_environment_count(model, measured, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    open_session(model)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert open_session(model).threads == 2
+    assert len(measured) == 2
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"form": "other"}', '{"form": "ppose backends 1", "choices": [1]}']
+)
+def test_a_useless_cache(model, measured, content):
+    cache_path().parent.mkdir(parents=True)
+    cache_path().write_text(content)
+    open_session(model, threads=1)
+    open_session(model, threads=1)
+    assert len(measured) == 1
+
+
+@pytest.mark.parametrize("choice", [1, {}, {"backend": "torch"}, {"backend": ["paddle"]}])
+def test_a_useless_choice(model, measured, choice):
+    open_session(model, threads=1)
+    held = json.loads(cache_path().read_text())
+    held["choices"] = dict.fromkeys(held["choices"], choice)
+    cache_path().write_text(json.dumps(held))
+    open_session(model, threads=1)
+    assert len(measured) == 2
+
+
+def test_a_cache_that_cannot_be_written(model, measured, cache):
+    cache.write_text("no folder")
+    open_session(model, threads=1)
+    open_session(model, threads=1)
+    assert len(measured) == 2
+
+
+def test_old_choices_leave(model, fastest_is, monkeypatch):
+    fastest_is(1)
+    monkeypatch.setattr(auto, "_KEPT", 2)
+    for threads in (1, 2, 3):
+        open_session(model, threads=threads)
+    keys = list(json.loads(cache_path().read_text())["choices"])
+    assert len(keys) == 2
+    assert "2 threads" in keys[0]
+    assert "3 threads" in keys[1]
+
+
+def test_the_only_backend_is_not_measured(tmp_path, measured):
+    two.write_json(tmp_path)
+    assert open_session(tmp_path).backend == "paddle"
+    assert measured == []
+    assert not cache_path().exists()
+
+
+def test_backends_that_are_not_installed(model, measured, monkeypatch):
+    monkeypatch.setattr(auto.importlib.util, "find_spec", lambda name: name == "openvino" or None)
+    assert open_session(model).backend == "openvino"
+    monkeypatch.setattr(auto.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(
+        BackendError, match="no backend .* pip install one of paddlepaddle, onnxruntime, openvino"
+    ):
+        open_session(model)
+
+
+def test_one_that_fails_is_left_out(model, measured, capsys):
+    content = (model / "model.onnx").read_bytes()
+    (model / "model.onnx").write_bytes(content[:-50])
+    assert open_session(model).backend == "paddle"
+    assert measured == [1]
+    printed = capsys.readouterr().out.splitlines()
+    assert len(printed) == 3
+    for line, backend in zip(
+        printed, ("model.onnx: damaged", "openvino: cannot load"), strict=False
+    ):
+        assert line.startswith("left out: ")
+        assert backend in line
+
+
+def test_all_fail(model, measured):
+    for path in model.iterdir():
+        path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(BackendError) as failed:
+        open_session(model)
+    assert str(failed.value).count(str(model)) >= 3
+    assert measured == []
+
+
+def test_a_precision_that_none_has(model):
+    with pytest.raises(BackendError, match="fp16"):
+        open_session(model, precision="fp16")
+
+
+def test_nothing_to_run(tmp_path):
+    with pytest.raises(BackendError) as failed:
+        open_session(tmp_path / "nowhere")
+    assert str(failed.value).count("no such file or folder") == 1
+    with pytest.raises(BackendError) as failed:
+        open_session(tmp_path)
+    for backend in BACKENDS:
+        assert f"no model for {backend}, which reads" in str(failed.value)
+
+
+def test_other_numbers_than_most_are_left_out(model, fastest_is, capsys):
+    two.write_xml(model)
+    two.write_onnx(model, kernel=1.1 * two.KERNEL)
+    fastest_is(1)
+    assert open_session(model).backend == "openvino"
+    assert "left out: onnxruntime gives other numbers than paddle, openvino" in (
+        capsys.readouterr().out
+    )
+
+
+def test_of_two_that_differ_the_first_is_right(model, fastest_is, monkeypatch, capsys):
+    installed = {"paddle", "onnxruntime"}
+    monkeypatch.setattr(auto.importlib.util, "find_spec", lambda name: name in installed or None)
+    two.write_onnx(model, kernel=1.1 * two.KERNEL)
+    assert open_session(model).backend == "paddle"
+    assert "left out: onnxruntime gives other numbers than paddle" in capsys.readouterr().out
+
+
+def test_a_choice_that_no_longer_opens(model, measured, monkeypatch, capsys):
+    open_session(model, threads=1)
+    held = json.loads(cache_path().read_text())
+    (choice,) = held["choices"].values()
+    original = auto.session_of
+    calls = []
+
+    def failing(path, backend, *settings):
+        calls.append(backend)
+        if len(calls) == 1:
+            raise BackendError("the driver went away")
+        return original(path, backend, *settings)
+
+    monkeypatch.setattr(auto, "session_of", failing)
+    assert open_session(model, threads=1).backend in BACKENDS
+    assert calls[0] == choice["backend"]
+    assert len(measured) == 2
+    assert "measuring again: the driver went away" in capsys.readouterr().out
+
+
+def _maps(change=0.0, seed=0):
+    return np.random.default_rng(seed).normal(size=(1, 8, 4, 4)) + change
+
+
+NAN = np.full((2, 2), np.nan)
+ZEROS = np.zeros((2, 2))
+
+
+@pytest.mark.parametrize(
+    ("results", "agreeing"),
+    [
+        ({"a": _maps(), "b": _maps(1e-4), "c": _maps()}, ["a", "b", "c"]),
+        ({"a": _maps(1.0), "b": _maps(), "c": _maps(1e-4)}, ["b", "c"]),
+        ({"a": _maps(), "b": _maps(seed=1)}, ["a"]),
+        ({"a": ZEROS, "b": ZEROS + 1e-5, "c": ZEROS + 1}, ["a", "b"]),
+        ({"a": NAN, "b": ZEROS, "c": NAN}, ["a", "c"]),
+        # The number of boxes may differ; of channels not.
+        ({"a": _maps(), "b": _maps()[:, :7]}, ["a"]),
+        ({"a": np.zeros((3, 6)), "b": np.zeros((4, 6))}, ["a", "b"]),
+        ({"a": np.zeros((0, 6)), "b": np.zeros((0, 6))}, ["a", "b"]),
+    ],
+)
+def test_who_agrees(results, agreeing):
+    assert _agreeing({name: [array] for name, array in results.items()}, 1e-3) == agreeing
+
+
+def test_one_joint_that_lies_elsewhere_is_no_difference():
+    places = np.random.default_rng(0).integers(0, 60, (1, 17, 2))
+    moved = places.copy()
+    moved[0, 3] += 30
+    assert _agreeing({"a": [places], "b": [moved]}, 1e-3) == ["a", "b"]
+    assert _agreeing({"a": [places], "b": [moved, moved]}, 1e-3) == ["a"]

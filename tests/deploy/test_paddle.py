@@ -1,0 +1,189 @@
+"""What is Paddle's alone: oneDNN, its int8 kernels, and both forms of files."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import pytest
+import two
+from branchy import SIZE_WH, branchy, error, outputs, pictures, quantized
+from conftest import ROOT
+from plain_export import export_network
+
+from ppose.deploy.backends.paddle import PaddleSession, int8_kernels
+from ppose.deploy.backends.paddle_files import read_program
+from ppose.deploy.session import BackendError, Tensor, open_session
+from ppose.slim.quantize import quantized_layers
+
+
+@pytest.fixture(scope="module")
+def exports(tmp_path_factory):
+    """Folders of one network, `float` and `int8`."""
+    folder = tmp_path_factory.mktemp("exports")
+    export_network(branchy(), folder / "float", SIZE_WH)
+    export_network(quantized(branchy()), folder / "int8", SIZE_WH)
+    return folder
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("threads", [None, 1, 2])
+def test_settings_change_no_float_result(exports, onednn, threads):
+    path = exports / "float" / "model.pdmodel"
+    session = PaddleSession(path, onednn=onednn, threads=threads)
+    assert error(session.run(pictures())[0], outputs(branchy(), pictures())) < 1e-4
+
+
+def test_without_onednn_the_last_digits_differ(exports):
+    """Else one of both is not what it says."""
+    path = exports / "float" / "model.pdmodel"
+    one, other = (PaddleSession(path, onednn=on).run(pictures())[0] for on in (True, False))
+    assert (one != other).any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux alone lists threads there")
+def test_threads(exports):
+    code = (
+        "import os, sys\n"
+        "from ppose.deploy.backends.paddle import PaddleSession\n"
+        "from ppose.deploy.timing import some_inputs\n"
+        "for threads in (1, 3):\n"
+        "    session = PaddleSession(sys.argv[1], threads=threads)\n"
+        "    before = len(os.listdir('/proc/self/task'))\n"
+        "    session.run(*some_inputs(session))\n"
+        "    print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, str(exports / "float" / "model.pdmodel")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert run.stdout.split() == ["0", "2"]
+
+
+def test_int8_can_be_computed_in_float(exports):
+    expected = outputs(quantized(branchy()), pictures())
+    (found,) = open_session(exports / "int8", backend="paddle").run(pictures())
+    assert np.abs(found - expected).mean() < 0.0006 * np.ptp(expected)
+
+
+def test_kernels(exports):
+    convolutions = sum(x.weight.ndim == 4 for x in quantized_layers(quantized(branchy())).values())
+    runs = convolutions + 1  # one layer runs twice
+    found = int8_kernels(exports / "int8")
+    assert (found.int8, found.float32) == (runs, 0)
+    assert sum(found.names.values()) == runs
+    found = int8_kernels(exports / "int8", precision="fp32")
+    assert (found.int8, found.float32) == (0, runs)
+    found = int8_kernels(exports / "float" / "model.pdmodel", precision="fp32")
+    assert (found.int8, found.float32) == (0, runs)
+
+
+def test_kernels_of_paddle_3_form(tmp_path):
+    two.write_json(tmp_path)
+    found = int8_kernels(tmp_path, precision="fp32")
+    assert (found.int8, found.float32) == (0, 1)
+
+
+def test_kernels_of_a_model_that_cannot_be_loaded(exports, tmp_path):
+    with pytest.raises(BackendError, match=r"model.pdmodel: cannot be run: .*a float model"):
+        int8_kernels(exports / "float")
+    with pytest.raises(BackendError, match="nowhere: no such file"):
+        int8_kernels(tmp_path / "nowhere")
+
+
+def test_excluded_layers_run_in_float(tmp_path):
+    export_network(quantized(branchy(), exclude=["stem", "down"]), tmp_path, SIZE_WH)
+    found = int8_kernels(tmp_path)
+    assert found.float32 == 2
+    assert found.int8 > 2
+
+
+def test_what_a_cpu_does_not_do(exports):
+    path = exports / "int8" / "model.pdmodel"
+    with pytest.raises(ValueError, match="onednn has to be on"):
+        PaddleSession(path, precision="int8", onednn=False)
+    with pytest.raises(BackendError, match=r"fp16 runs on a GPU only; on a CPU take fp32, or int8"):
+        PaddleSession(path, precision="fp16")
+
+
+def test_nothing_is_printed(exports, capfd):
+    for name, precision in (("float", "fp32"), ("int8", "int8")):
+        open_session(exports / name, backend="paddle", precision=precision).run(pictures())
+    assert capfd.readouterr() == ("", "")
+
+
+class Normed(paddle.nn.Layer):
+    """A batch norm that Paddle's passes fold; x (N, 3, 16, 16) → (N, 4, 16, 16)."""
+
+    def __init__(self):
+        super().__init__()
+        paddle.seed(0)
+        self.conv = paddle.nn.Conv2D(3, 4, 3, padding=1, bias_attr=False)
+        self.norm = paddle.nn.BatchNorm2D(4)
+        self.norm._mean.set_value(np.arange(4, dtype=np.float32))
+
+    def forward(self, x):
+        return paddle.nn.functional.relu(self.norm(self.conv(x)))
+
+
+def test_networks_with_batch_norms(tmp_path):
+    network = Normed().eval()
+    x = np.random.default_rng(0).normal(size=(2, 3, 16, 16)).astype(np.float32)
+    spec = [paddle.static.InputSpec([None, 3, 16, 16], "float32", "x")]
+    network = paddle.jit.to_static(network, full_graph=True)
+    paddle.jit.save(network, str(tmp_path / "model"), input_spec=spec)
+    (found,) = open_session(tmp_path, backend="paddle").run(x)
+    np.testing.assert_allclose(found, outputs(Normed().eval(), x), atol=1e-5)
+
+
+def test_what_a_program_says(exports):
+    program = read_program(exports / "int8" / "model.pdmodel")
+    assert {"conv2d", "quantize_linear", "dequantize_linear"} <= program.kinds
+    assert program.tensors["images"] == Tensor("images", "float32", (-1, 3, *SIZE_WH[::-1]))
+    types = {dtype for dtype, _ in program.weights}
+    assert types == {"float32", "int8", "int32"}
+    program = read_program(exports / "float" / "model.pdmodel")
+    assert "quantize_linear" not in program.kinds
+    assert {dtype for dtype, _ in program.weights} == {"float32"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "KeyError: 'base_code'"),
+        ("[1]", "TypeError"),
+        ('{"base_code": {"magic": "other"}}', "no program of Paddle 3"),
+        ('{"base_code": {"magic": "pir"}, "program": {"regions": []}}', "IndexError"),
+    ],
+)
+def test_json_of_another_kind(tmp_path, text, message):
+    (tmp_path / "model.json").write_text(text)
+    (tmp_path / "model.pdiparams").write_bytes(b"")
+    with pytest.raises(
+        BackendError, match=rf"model.json: damaged, or no model of Paddle.*{message}"
+    ):
+        open_session(tmp_path, backend="paddle")
+
+
+@pytest.mark.parametrize("write", [two.write_pdmodel, two.write_json])
+def test_weights_that_are_more_or_other(tmp_path, write):
+    write(tmp_path)
+    path = tmp_path / "model.pdiparams"
+    content = path.read_bytes()
+    first = struct.unpack_from("<i", content, 16)[0]
+    for changed, message in (
+        (content + content, "of another model: it has more tensors"),
+        (content[: 20 + first], "damaged at tensor 0 of 1 .the file ends within it"),
+        (b"\x01" + content[1:], "no tensor stands there"),
+        (content.replace(b"\x10\x04\x10\x03", b"\x10\x03\x10\x04", 1), "tensor 0 is float32"),
+    ):
+        path.write_bytes(changed)
+        with pytest.raises(BackendError, match=message):
+            open_session(tmp_path, backend="paddle")
+    path.write_bytes(content)
+    open_session(tmp_path, backend="paddle")
