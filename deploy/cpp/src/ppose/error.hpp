@@ -1,0 +1,13 @@
+#pragma once
+
+#include <stdexcept>
+
+namespace ppose {
+
+/// What was given cannot be used; the message says what is wrong and where.
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+}  // namespace ppose

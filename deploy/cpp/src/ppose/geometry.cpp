@@ -1,0 +1,125 @@
+#include "ppose/geometry.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "ppose/error.hpp"
+
+namespace ppose {
+namespace {
+
+/// Where a place between two neighbours lies: the first one, and the share of the second.
+struct Step {
+  int first;
+  float share;
+};
+
+/// Places far outside stay outside, and in the range of int.
+Step step(double place, int size) {
+  place = std::clamp(place, -2.0, size + 1.0);
+  const double first = std::floor(place);
+  return {static_cast<int>(first), static_cast<float>(place - first)};
+}
+
+float mixed(float a, float b, float share) { return a + (b - a) * share; }
+
+}  // namespace
+
+Affine Affine::inverse() const {
+  const double d = determinant();
+  if (!std::isfinite(d) || d == 0) throw Error("a crop that has no inverse; is a box too small?");
+  Affine back{yy / d, -xy / d, 0, -yx / d, xx / d, 0};
+  back.x0 = -(back.xx * x0 + back.xy * y0);
+  back.y0 = -(back.yx * x0 + back.yy * y0);
+  return back;
+}
+
+Keypoint Affine::operator()(Keypoint point) const {
+  const double x = point.x, y = point.y;
+  return {static_cast<float>(xx * x + xy * y + x0), static_cast<float>(yx * x + yy * y + y0),
+          point.score};
+}
+
+Affine operator*(const Affine& outer, const Affine& inner) {
+  return {outer.xx * inner.xx + outer.xy * inner.yx,
+          outer.xx * inner.xy + outer.xy * inner.yy,
+          outer.xx * inner.x0 + outer.xy * inner.y0 + outer.x0,
+          outer.yx * inner.xx + outer.yy * inner.yx,
+          outer.yx * inner.xy + outer.yy * inner.yy,
+          outer.yx * inner.x0 + outer.yy * inner.y0 + outer.y0};
+}
+
+Affine translation(double x, double y) { return {1, 0, x, 0, 1, y}; }
+
+Affine scaling(double x, double y) { return {x, 0, 0, 0, y, 0}; }
+
+Affine resizing(double factor) {
+  return translation(-0.5, -0.5) * scaling(factor, factor) * translation(0.5, 0.5);
+}
+
+Affine box_to_input(const Box& box, Size size, double padding, bool udp) {
+  const double aspect = static_cast<double>(size.width) / size.height;
+  const double width =
+      std::max<double>(box.width, static_cast<double>(box.height) * aspect) * padding;
+  const double height = width / aspect;
+  const double middle_x = static_cast<double>(box.x) + static_cast<double>(box.width) / 2;
+  const double middle_y = static_cast<double>(box.y) + static_cast<double>(box.height) / 2;
+  const double steps_x = udp ? size.width - 1 : size.width;
+  const double steps_y = udp ? size.height - 1 : size.height;
+  return translation(steps_x / 2, steps_y / 2) * scaling(steps_x / width, steps_y / height) *
+         translation(-middle_x, -middle_y);
+}
+
+cv::Mat warp(const cv::Mat& picture, const Affine& matrix, Size size, int border) {
+  CV_Assert(picture.type() == CV_8UC3);
+  const Affine back = matrix.inverse();
+  const auto grey = static_cast<uchar>(border);
+  const cv::Vec3b outside(grey, grey, grey);
+  cv::Mat input(size.height, size.width, CV_8UC3);
+  for (int v = 0; v < size.height; ++v) {
+    auto* out = input.ptr<cv::Vec3b>(v);
+    for (int u = 0; u < size.width; ++u) {
+      const Step x = step(back.xx * u + back.xy * v + back.x0, picture.cols);
+      const Step y = step(back.yx * u + back.yy * v + back.y0, picture.rows);
+      const auto at = [&](int row, int column) {
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(picture.rows) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(picture.cols);
+        return inside ? picture.ptr<cv::Vec3b>(row)[column] : outside;
+      };
+      const cv::Vec3b a = at(y.first, x.first), b = at(y.first, x.first + 1);
+      const cv::Vec3b c = at(y.first + 1, x.first), d = at(y.first + 1, x.first + 1);
+      for (int i = 0; i < 3; ++i) {
+        out[u][i] = cv::saturate_cast<uchar>(
+            mixed(mixed(a[i], b[i], x.share), mixed(c[i], d[i], x.share), y.share));
+      }
+    }
+  }
+  return input;
+}
+
+void add_resampled(const Maps& maps, const Affine& to_maps, Maps& total) {
+  const auto inside = [](int place, int size) { return std::clamp(place, 0, size - 1); };
+  for (int v = 0; v < total.height; ++v) {
+    for (int u = 0; u < total.width; ++u) {
+      const Step x = step(to_maps.xx * u + to_maps.xy * v + to_maps.x0, maps.width);
+      const Step y = step(to_maps.yx * u + to_maps.yy * v + to_maps.y0, maps.height);
+      const auto index = [&](int row, int column) {
+        return static_cast<std::size_t>(inside(row, maps.height)) *
+                   static_cast<std::size_t>(maps.width) +
+               static_cast<std::size_t>(inside(column, maps.width));
+      };
+      const std::size_t a = index(y.first, x.first), b = index(y.first, x.first + 1);
+      const std::size_t c = index(y.first + 1, x.first), d = index(y.first + 1, x.first + 1);
+      const std::size_t here = static_cast<std::size_t>(v) * static_cast<std::size_t>(total.width) +
+                               static_cast<std::size_t>(u);
+      for (int channel = 0; channel < total.channels; ++channel) {
+        const float* from = maps.plane(channel);
+        total.plane(channel)[here] +=
+            mixed(mixed(from[a], from[b], x.share), mixed(from[c], from[d], x.share), y.share);
+      }
+    }
+  }
+}
+
+}  // namespace ppose
