@@ -34,7 +34,7 @@ def main() -> int:
     source.add_argument("--image_file", help="a picture")
     source.add_argument("--image_dir", help="a folder of pictures, or a pattern")
     source.add_argument("--video_file", help="a video, or the address of a stream")
-    source.add_argument("--camera_id", type=int, help="a camera, 0 for the first; shows a window")
+    source.add_argument("--camera_id", type=int, help="a camera, 0 for the first")
     people = parser.add_argument_group("people")
     people.add_argument(
         "--det_model_dir",
@@ -80,7 +80,12 @@ def main() -> int:
         "--no_smoothing", action="store_true", help="leave keypoints as they are found"
     )
     video.add_argument("--no_video", action="store_true", help="write the JSON lines only")
-    video.add_argument("--show", action="store_true", help="show a window; q or Esc ends it")
+    video.add_argument(
+        "--show",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="show a window, which q or Esc ends; default: for cameras",
+    )
     result = parser.add_argument_group("result")
     result.add_argument("--output_dir", default="output/deploy", help="default: output/deploy")
     result.add_argument(
@@ -136,7 +141,7 @@ def main() -> int:
         batch_size=args.batch_size,
         draw_threshold=args.draw_threshold,
         save_video=not args.no_video,
-        show=args.show or args.camera_id is not None,
+        show=args.camera_id is not None if args.show is None else args.show,
         stages=find.stages,
     )
     print(found.table())

@@ -8,7 +8,7 @@ from hypothesis.extra.numpy import arrays
 from ppose.errors import PposeError
 from ppose.skeleton import COCO17, Joint, Skeleton
 from ppose.structures import Poses
-from ppose.visualize import draw_grid, draw_maps, draw_poses, save_image
+from ppose.visualize import draw_grid, draw_maps, draw_poses, save_image, track_colour
 
 PAIR = Skeleton(
     "pair",
@@ -114,6 +114,38 @@ def test_boxes_are_drawn_when_asked():
     with_boxes = draw_poses(image, pair(), draw_boxes=True)
     assert changed(with_boxes, draw_poses(image, pair()))[30, 20:120].all()
     assert not changed(with_boxes, draw_poses(image, pair()))[40:50, 40:100].any()
+
+
+def hue(pixel):
+    return cv2.cvtColor(np.uint8([[pixel]]), cv2.COLOR_RGB2HSV)[0, 0, 0].astype(int)
+
+
+@pytest.mark.parametrize("track_id", [0, 1, 2, 17, 123456])
+def test_limbs_of_a_track_have_its_colour_and_its_id_above(track_id):
+    image = grey(200, 160)
+    lower = pair((130, 150), (30, 150), (80, 150))
+    drawn = draw_poses(image, lower, track_ids=np.array([track_id]))
+    wanted = hue(track_colour(track_id))
+    for x in (55, 105):
+        assert abs((hue(drawn[150, x]) - wanted + 90) % 180 - 90) <= 4
+    assert is_orange(drawn[150, 130]) and is_blue(drawn[150, 30])
+    assert (drawn[:140] == track_colour(track_id)).all(-1).sum() > 20
+    plain = draw_poses(image, lower)
+    np.testing.assert_array_equal(draw_poses(image, lower, track_ids=np.array([-1])), plain)
+
+
+def test_tracks_can_be_told_apart():
+    hues = np.array([hue(track_colour(n)) for n in range(1, 7)])
+    apart = np.abs((hues[:, None] - hues + 90) % 180 - 90)
+    assert apart[~np.eye(6, dtype=bool)].min() >= 15
+
+
+@pytest.mark.parametrize("size", [(20, 20), (9, 300)])
+@pytest.mark.parametrize("place", [(0, 0), (19, 19), (300, 8)])
+def test_an_id_stays_in_the_picture(size, place):
+    image = grey(*size)
+    one = poses([[[*place, 1], [place[0] - 3, place[1] + 2, 1], [*place, 1]]])
+    assert draw_poses(image, one, track_ids=np.array([10**9])).shape == image.shape
 
 
 def test_nobody_leaves_the_picture_as_it_is():

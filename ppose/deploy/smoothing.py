@@ -37,7 +37,7 @@ class OneEuroSmoother:
     def __init__(
         self,
         min_cutoff: float = 1.0,
-        beta: float = 10.0,
+        beta: float = 15.0,
         d_cutoff: float = 1.0,
         min_joint_score: float = 0.2,
         memory: float = 0.25,

@@ -21,8 +21,8 @@ import numpy as np
 from ppose.deploy.frames import CLOSED, Frame, FrameReader, VideoError
 from ppose.deploy.smoothing import OneEuroSmoother
 from ppose.deploy.tracking import UNTRACKED, Tracked, Tracker
-from ppose.engine.interrupt import StopRequest
 from ppose.files import finite, write_json
+from ppose.interrupt import StopRequest
 from ppose.log import log
 from ppose.progress import progress
 from ppose.stages import Stages
@@ -402,7 +402,7 @@ class _Window:
         if re.search(r"^\s*GUI:\s*NONE", cv2.getBuildInformation(), re.MULTILINE):
             raise VideoError(
                 "this OpenCV was built without windows: pip uninstall opencv-python-headless, then "
-                "pip install opencv-python; or run without a window"
+                "pip install opencv-python; or run without a window: --no-show"
             )
         # Qt would end the process.
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
@@ -427,11 +427,11 @@ class _Window:
 
 
 def _summary(title: str, result: VideoResult) -> str:
-    files = [str(path) for path in (result.video, result.poses) if path]
+    files = [str(path) for path in (result.video, result.poses, result.about) if path]
     rate = result.frames / result.seconds if result.seconds else 0.0
     text = f"{title}: {result.frames} frames, {rate:.1f} FPS, ended: {result.ending}"
     if result.dropped:
         text += f"; {result.dropped} frames dropped, as there was no time for them"
     if result.reconnects:
         text += f"; opened again {result.reconnects} times"
-    return "\n".join([text, *([", ".join(files)] if files else []), result.table()])
+    return "\n".join([text, *files])

@@ -22,13 +22,13 @@ from ppose.engine.determinism import compute_reproducibly
 from ppose.engine.ema import MovingAverage
 from ppose.engine.freezing import Freezing
 from ppose.engine.hooks import Hook, default_hooks
-from ppose.engine.interrupt import StopRequest
 from ppose.engine.logs import TRAIN_LOG
 from ppose.engine.norms import renew_norms, synchronise_norms
 from ppose.engine.state import arrays_of, facts_of, restore
 from ppose.engine.step import Batch, DivergedError, Stepper, StepReport
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
+from ppose.interrupt import StopRequest
 from ppose.log import kept_in, log
 from ppose.registry import ConfigError
 from ppose.slim.calibrate import calibrate

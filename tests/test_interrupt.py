@@ -5,7 +5,7 @@ import signal
 import pytest
 
 from ppose.engine import interrupt
-from ppose.engine.interrupt import StopRequest
+from ppose.interrupt import StopRequest
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
