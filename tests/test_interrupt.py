@@ -4,7 +4,7 @@ import signal
 
 import pytest
 
-from ppose.engine import interrupt
+from ppose import interrupt
 from ppose.interrupt import StopRequest
 
 
