@@ -6,8 +6,8 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
 from reprlib import repr as short
 
@@ -25,6 +25,7 @@ from ppose.stages import Stages
 from ppose.structures import Poses
 
 NO_BOXES = "no boxes: bottom-up"
+_NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
 
 
 class InputError(PposeError, ValueError):
@@ -75,7 +76,7 @@ class _Region:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A picture's regions; with boxes there is one for each."""
+    """A picture's regions, with boxes one for each; the pixels of the whole are gone by then."""
 
     request: Request
     boxes_xywh: np.ndarray
@@ -83,7 +84,7 @@ class _Cut:
 
 
 class Runner(ABC):
-    """A network that takes pixels, whatever runs it.
+    """A network that takes pixels, whatever runs it; not for several threads at once.
 
     Attributes:
         size_multiple: what the sides of an input have to be multiples of.
@@ -106,7 +107,8 @@ class Runner(ABC):
 class PoseEstimator:
     """A network with all that turns pictures into its input and its output into poses.
 
-    Top-down and bottom-up networks go the same way; what differs is in the crop and the codec.
+    Top-down and bottom-up networks go the same way; what differs is in the crop and the codec. Not
+    for several threads at once.
 
     Args:
         runner: the network.
@@ -135,7 +137,7 @@ class PoseEstimator:
         batch_size: int = 32,
         workers: int = 2,
     ):
-        if runner.finds_peaks and (flip_test or len(getattr(crop, "scales", (1,))) > 1):
+        if runner.finds_peaks and (flip_test or crop.views_each > 1):
             raise ValueError(
                 "flip_test and several scales average maps, but this network gives peaks only"
             )
@@ -196,7 +198,8 @@ class PoseEstimator:
         for cut in self._cuts(requests, failed):
             waiting.append(cut)
             count += len(cut.regions)
-            if count >= enough:
+            # Pictures without anybody would wait for ever.
+            if count >= enough or len(waiting) >= 4 * self.batch_size:
                 yield from self._finish(waiting)
                 waiting, count = [], 0
         yield from self._finish(waiting)
@@ -211,8 +214,19 @@ class PoseEstimator:
         return maps
 
     def _cuts(self, requests: Iterable[Request], failed: list[ImageError] | None) -> Iterator[_Cut]:
-        """Reads and crops ahead in threads, in order."""
+        """Reads and crops ahead in threads, in order; a single picture needs none."""
         requests = iter(requests)
+        first = list(islice(requests, 2))
+        if len(first) < 2:
+            for request in first:
+                try:
+                    yield self._cut(request)
+                except ImageError as error:
+                    if failed is None:
+                        raise
+                    failed.append(error)
+            return
+        requests = chain(first, requests)
         with ThreadPoolExecutor(self.workers) as pool:
             ahead: list[Future[_Cut]] = [
                 pool.submit(self._cut, r) for r in islice(requests, 4 * self.workers)
@@ -231,6 +245,7 @@ class PoseEstimator:
         image = request.image
         if isinstance(image, np.ndarray):
             image = _checked(image)
+            request = replace(request, image=_NO_PIXELS)
         else:
             with self.stages("reading"):
                 image = read_image(image, request.size_wh)
@@ -270,11 +285,8 @@ class PoseEstimator:
         found = iter(self._found([region for cut in waiting for region in cut.regions]))
         for cut in waiting:
             people = [next(found) for _ in cut.regions]
-            poses = self._poses(cut, people)
-            areas = [abs(np.linalg.det(r.views[0].matrix)) for r in cut.regions]
-            sizes = [np.prod(r.views[0].size_wh) for r in cut.regions]
-            covered = np.divide(sizes, areas) if self.crop.uses_boxes else None
-            yield self.postprocess(poses, covered)
+            covered = _covered(cut.regions) if self.crop.uses_boxes else None
+            yield self.postprocess(self._poses(cut, people), covered)
 
     def _found(self, regions: list[_Region]) -> list[tuple[np.ndarray, np.ndarray]]:
         """Keypoints (P, K, 3) in pixels of the picture and (P,) factors, for each region."""
@@ -286,12 +298,9 @@ class PoseEstimator:
             for start in range(0, len(places), self.batch_size):
                 batch = places[start : start + self.batch_size]
                 chosen = [regions[i] for i in batch]
-                people = self._people(chosen)
-                for i, (keypoints, factors) in zip(batch, people, strict=True):
-                    to_picture = np.linalg.inv(regions[i].views[0].matrix)
-                    keypoints = keypoints.copy()
-                    keypoints[..., :2] = geometry.transform_points(to_picture, keypoints[..., :2])
-                    found[i] = keypoints, factors
+                people = _in_picture(self._people(chosen), chosen)
+                for i, of_one in zip(batch, people, strict=True):
+                    found[i] = of_one
         return found
 
     def _people(self, regions: list[_Region]) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -347,6 +356,28 @@ class PoseEstimator:
             image_id=request.image_id,
             file=request.image if isinstance(request.image, Path) else request.file,
         )
+
+
+def _in_picture(
+    people: list[tuple[np.ndarray, np.ndarray]], regions: list[_Region]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """People with keypoints in pixels of the picture, from those in pixels of each input."""
+    counts = [len(keypoints) for keypoints, _ in people]
+    to_picture = np.linalg.inv(np.stack([region.views[0].matrix for region in regions]))
+    moved = np.concatenate([keypoints for keypoints, _ in people])
+    matrices = np.repeat(to_picture, counts, 0)
+    moved[..., :2] = geometry.transform_points(matrices, moved[..., :2])
+    parts = np.split(moved, np.cumsum(counts)[:-1])
+    return [(part, factors) for part, (_, factors) in zip(parts, people, strict=True)]
+
+
+def _covered(regions: list[_Region]) -> np.ndarray:
+    """(P,) pixels² of the picture that each input shows."""
+    if not regions:
+        return np.zeros(0)
+    sizes = np.array([region.views[0].size_wh for region in regions])
+    matrices = np.stack([region.views[0].matrix for region in regions])
+    return sizes.prod(1) / np.abs(np.linalg.det(matrices))
 
 
 def resample(

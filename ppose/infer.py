@@ -14,6 +14,7 @@ from ppose.data.images import ImageError, list_images, read_image
 from ppose.errors import PposeError
 from ppose.estimator import Request
 from ppose.files import write_json
+from ppose.interrupt import terminable
 from ppose.progress import progress
 from ppose.skeleton import Skeleton
 from ppose.structures import Poses
@@ -28,6 +29,10 @@ class Finder(Protocol):
     @property
     def skeleton(self) -> Skeleton:
         """The joints that are found."""
+
+    @property
+    def uses_boxes(self) -> bool:
+        """Whether pictures have to come with the boxes of people."""
 
     def run(
         self, requests: Iterable[Request], failed: list[ImageError] | None = None
@@ -78,19 +83,25 @@ def infer(
     requests = _requests(files, boxes, bbox_file, min_box_score)
     _refuse_overwriting(inputs, [*drawn.values(), path])
     finder = make_finder()
+    if finder.uses_boxes and not (boxes or bbox_file):
+        print("no boxes of people: each picture is taken as one person who fills it")
     failed: list[ImageError] = []
     found: list[Poses] = []
-    with progress(total=len(requests), label="infer", unit="image") as bar:
-        for poses in finder.run(requests, failed):
-            found.append(poses)
-            file = Path(poses.file or "")
-            save_image(drawn[file], poses.draw(read_image(file), min_score=min_joint_score))
-            bar.update(len(found) + len(failed) - bar.n)
+    try:
+        with terminable(), progress(len(requests), "infer", "image") as bar:
+            for poses in finder.run(requests, failed):
+                found.append(poses)
+                file = Path(poses.file or "")
+                save_image(drawn[file], poses.draw(read_image(file), min_score=min_joint_score))
+                bar.update(len(found) + len(failed) - bar.n)
+    finally:
+        # What was found so far stays, whatever stops the rest.
+        if found:
+            write_json(path, _report(finder.skeleton, found))
     for error in failed:
         print(f"left out: {error}")
     if not found:
         raise PposeError("no picture could be read")
-    write_json(path, _report(finder.skeleton, found))
     scores = np.concatenate([poses.scores for poses in found])
     sure = np.count_nonzero(scores >= min_joint_score)
     print(

@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 # One Ctrl-C may arrive twice: from the terminal and from whatever started the process.
@@ -50,3 +52,24 @@ class StopRequest:
             os.write(2, b"stopping after this step; Ctrl-C once more stops at once\n")
         elif number == signal.SIGINT and now - self._since > _SAME_WISH:
             raise KeyboardInterrupt
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """A context in which SIGTERM ends work as Ctrl-C does, so that nothing half done stays.
+
+    Enter it behind what may set handlers of its own, such as the import of Paddle. It does nothing
+    outside the main thread, which alone gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,5 +1,7 @@
 """The estimator finds what is there, in the pixels of the image, however it is asked."""
 
+import weakref
+
 import cv2
 import numpy as np
 import paddle
@@ -248,3 +250,47 @@ def test_boxes_around_the_joints_that_were_found():
     keypoints[0, 2] = [99, 99, 0]
     keypoints[1, 0] = [5, 6, 1]
     assert extents(keypoints).tolist() == [[10, 20, 20, 5], [5, 6, 0, 0], [0, 0, 0, 0]]
+
+
+def test_pictures_without_anybody_do_not_pile_up():
+    alive = []
+
+    def empty():
+        for _ in range(100):
+            picture = lit(9, 9)
+            alive.append(weakref.ref(picture))
+            yield Request(picture, np.zeros((0, 4), np.float32))
+
+    found = estimator(batch_size=2, workers=1).run(empty())
+    assert len(next(found)) == 0
+    assert len(alive) < 30
+    del found
+
+
+def test_pixels_of_a_picture_go_once_its_inputs_are_cut():
+    pictures = [lit(9 + i, 9) for i in range(6)]
+    alive = [weakref.ref(picture) for picture in pictures]
+    requests = (Request(pictures.pop(0), np.array([[0, 0, 9, 9]])) for _ in range(6))
+    found = estimator(batch_size=6, workers=1).run(requests)
+    next(found)
+    # A thread may still hold its last one.
+    assert sum(reference() is not None for reference in alive) <= 2
+
+
+def test_the_network_keeps_its_mode_where_it_fails():
+    est = estimator()
+    est.runner.network.train()
+    with pytest.raises(ValueError):
+        est.runner.maps(np.zeros((1, 7, 7, 5), np.uint8))
+    assert est.runner.network.training
+
+
+def test_peaks_cannot_be_averaged():
+    class Finds(EagerRunner):
+        finds_peaks = True
+
+    runner = Finds(Lamp(), Normalize())
+    with pytest.raises(ValueError, match="gives peaks only"):
+        estimator(runner=runner, flip_test=True)
+    with pytest.raises(ValueError, match="gives peaks only"):
+        estimator(runner=runner, crop=PictureCrop(64, scales=(1.0, 0.5)))

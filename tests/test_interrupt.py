@@ -1,6 +1,7 @@
 """Signals are noted; only a second Ctrl-C stops at once."""
 
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,3 +34,16 @@ def test_a_ctrl_c_that_arrives_twice_is_one_and_a_later_one_stops(monkeypatch):
         monkeypatch.setattr(interrupt, "_SAME_WISH", -1.0)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+
+
+def test_sigterm_ends_work_as_ctrl_c_does():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(KeyboardInterrupt) as stop, interrupt.terminable():
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.value.args == (signal.SIGTERM,)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_other_threads_get_no_signals():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(lambda: interrupt.terminable().__enter__()).result()

@@ -51,7 +51,7 @@ def main() -> None:
         type=float,
         metavar="PIXELS",
         help="pixels of the network's input that a joint may move: 0.05 at most by default, 1 on "
-        "average in int8",
+        "average in int8; scores may then differ as they like",
     )
     args = arguments.parse_args()
     formats = args.format.split(",")

@@ -45,7 +45,7 @@ class Codec(ABC):
     @abstractmethod
     def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
         """`people` of maps whose peaks were found where the network ran; see
-        `ppose.export.peaks`."""
+        `ppose.export.graph`."""
 
     @abstractmethod
     def unflip(self, maps: np.ndarray) -> np.ndarray:

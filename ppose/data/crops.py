@@ -41,9 +41,11 @@ class Crop(ABC):
 
     Attributes:
         uses_boxes: whether people are looked for in boxes (top-down) or everywhere (bottom-up).
+        views_each: views of a region, whose maps are averaged.
     """
 
     uses_boxes: bool
+    views_each: int = 1
 
     @abstractmethod
     def views(
@@ -130,6 +132,7 @@ class PictureCrop(Crop):
         self.size = size
         self.side = side
         self.scales = tuple(sorted((positive("scales", s) for s in scales), reverse=True))
+        self.views_each = len(self.scales)
         self.max_side = max_side
         self.border = int(within("border", border, 0, 255))
 

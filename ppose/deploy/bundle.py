@@ -81,7 +81,10 @@ class Bundle:
         folder: that has a `pose.yml`.
 
     Attributes:
-        folder, name, network, codec, crop, postprocess, flip_test: see `ppose.experiment.Config`.
+        folder: see above.
+        name: of the config that was exported.
+        network: what the files are.
+        codec, crop, postprocess, flip_test: as of `ppose.estimator.PoseEstimator`.
         about: all of `pose.yml`.
 
     Raises:
@@ -104,11 +107,31 @@ class Bundle:
             raise BundleError(f"{path}: {error}; export the network again") from None
         self.name: str = self.about["name"]
         self.flip_test: bool = self.about["flip_test"]
-        if (found := self.network.channels) != self.codec.channels:
-            raise BundleError(
-                f"{path}: the codec reads {self.codec.channels} maps, the network gives {found}"
-            )
+        self._check_fit(path)
         self._check_files()
+
+    def _check_fit(self, path: Path) -> None:
+        """As `Experiment.check_fit`: parts that do not fit would give wrong joints."""
+        network, codec, crop = self.network, self.codec, self.crop
+        for name in ("stride", "size_multiple", "channels"):
+            if getattr(network, name) < 1:
+                raise BundleError(f"{path}: network.{name}: expected 1 or more")
+        _agree(path, "channels", network.channels, codec.channels)
+        _agree(path, "stride", network.stride, codec.stride)
+        if crop.uses_boxes != codec.uses_boxes:
+            raise BundleError(
+                f"{path}: crop and codec: one takes boxes of people, the other whole pictures"
+            )
+        if codec.uses_boxes:
+            _agree(path, "input", network.input[2:0:-1], codec.size_wh)
+            _agree(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
+        if network.gives == "peaks" and (self.flip_test or crop.views_each > 1):
+            raise BundleError(f"{path}: flip_test and several scales average maps, not peaks")
+
+    @property
+    def files(self) -> list[Path]:
+        """The network in all its formats."""
+        return [self.folder / name for names in self.network.files.values() for name in names]
 
     @property
     def size(self) -> dict[str, int]:
@@ -134,6 +157,14 @@ class Bundle:
                 raise BundleError(
                     f"{path}: damaged, or of another export than {DESCRIPTION}; export it again"
                 )
+
+
+def _agree(path: Path, what: str, of_network: Any, of_others: Any) -> None:
+    if of_network != of_others:
+        raise BundleError(
+            f"{path}: {what}: the network has {of_network}, but codec or crop {of_others}; export "
+            "it again"
+        )
 
 
 def _described(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ppose.api import best_of_run, chosen_weights, load_chosen
 from ppose.data.coco import CocoDataset
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
+from ppose.deploy.bundle import file_hash
 from ppose.engine import parallel
 from ppose.estimator import Request
 from ppose.experiment import Experiment
@@ -103,6 +104,7 @@ def evaluate_weights(
             print(f"(this config's own run is in {best}: -o weights={best})")
     about = {
         "weights": str(weights),
+        "weights_sha256": file_hash(Path(weights)) if Path(weights).is_file() else None,
         "flip_test": experiment.flip_test,
         "crop": experiment.config["crop"],
     }

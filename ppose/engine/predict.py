@@ -27,9 +27,10 @@ class EagerRunner(Runner):
         """Inputs (N, H, W, 3) uint8 RGB → maps (N, channels, h, w) float32."""
         was_training = self.network.training
         self.network.eval()
-        with paddle.no_grad():
-            # Half precision too: as NumPy has no bfloat16, it would arrive as bits.
-            maps = self.network(self.normalize(pixels)).astype("float32").numpy()
-        if was_training:
-            self.network.train()
-        return maps
+        try:
+            with paddle.no_grad():
+                # Half precision too: as NumPy has no bfloat16, it would arrive as bits.
+                return self.network(self.normalize(pixels)).astype("float32").numpy()
+        finally:
+            if was_training:
+                self.network.train()

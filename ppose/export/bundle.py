@@ -13,7 +13,8 @@ from __future__ import annotations
 import copy
 import json
 import platform
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -28,7 +29,7 @@ from ppose.export.fold import fold_norms
 from ppose.export.graph import FromPixels, inputs_of
 from ppose.export.int8graph import is_fake_quantized, to_int8
 from ppose.export.pdmodel import Program, trace
-from ppose.files import remove_leftovers, whole_file
+from ppose.files import whole_file
 from ppose.registry import ConfigError, spelled_out
 
 Format = Literal["paddle", "onnx"]
@@ -45,12 +46,13 @@ def export_bundle(
     peaks: bool = False,
     batch: int | None = None,
     weights: str | Path | None = None,
+    check: Callable[[Bundle], None] | None = None,
 ) -> Bundle:
     """Writes the network of an experiment, with its weights as they are now, as a bundle.
 
     Batch norms are folded, pixels are normalised in the network, and a quantized network becomes
-    an int8 one. Each file appears as a whole, `pose.yml` last; a bundle that was there before
-    stays usable until then.
+    an int8 one. All is made beside the folder and moved there at the end: if anything fails, a
+    bundle that was there before is as it was. Other files in the folder stay.
 
     Args:
         experiment: stays as it is.
@@ -59,28 +61,47 @@ def export_bundle(
         peaks: let the network find the peaks, so that few numbers leave the device.
         batch: inputs in a batch; None leaves it open.
         weights: where they came from, for `pose.yml`.
+        check: looks at the bundle before it is moved, and raises what speaks against it.
 
     Raises:
         ConfigError: peaks, where flip test or several scales need whole maps.
         TraceError: an operator of the network cannot be written.
         OSError: the folder cannot be written.
     """
+    if not formats:
+        raise ValueError(f"formats: expected one or more of {', '.join(FORMATS)}")
     experiment.check_fit()
-    codec, crop = experiment.codec, experiment.crop
-    if peaks and (experiment.flip_test or len(getattr(crop, "scales", (1,))) > 1):
+    if peaks and (experiment.flip_test or experiment.crop.views_each > 1):
         raise ConfigError(
             "peaks: flip_test and crop.scales average whole maps; leave the peaks to the decoder, "
             "or set flip_test=false and one scale"
         )
     folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    prefix = f".{folder.name}."
+    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as made:
+        bundle = _made(experiment, Path(made), formats, peaks, batch, weights)
+        if check:
+            check(bundle)
+        _move(bundle, folder)
+    return Bundle(folder)
+
+
+def _made(
+    experiment: Experiment,
+    folder: Path,
+    formats: Sequence[Format],
+    peaks: bool,
+    batch: int | None,
+    weights: str | Path | None,
+) -> Bundle:
+    codec = experiment.codec
     network = copy.deepcopy(experiment.model).eval()
     fold_norms(network, codec.size_wh if codec.uses_boxes else None)
     layer = FromPixels(network, experiment.normalize, codec if peaks else None).eval()
     inputs = inputs_of(codec, batch, peaks)
     program = trace(layer, inputs)
     int8 = to_int8(program) if is_fake_quantized(program) else 0
-
-    remove_leftovers(folder)
     files = _written(program, folder, formats)
     images, _ = next(iter(inputs.values()))
     about = {
@@ -94,8 +115,7 @@ def export_bundle(
         "files": files,
         "sha256": {name: file_hash(folder / name) for names in files.values() for name in names},
     }
-    describe(experiment, folder, about, weights)
-    remove_other_formats(folder, [name for names in files.values() for name in names])
+    _describe(experiment, folder, about, weights)
     return Bundle(folder)
 
 
@@ -111,45 +131,40 @@ def _written(program: Program, folder: Path, formats: Sequence[Format]) -> dict[
     return {form: _FILES[form] for form in formats}
 
 
-def remove_other_formats(folder: Path, names: Sequence[str]) -> None:
-    """Removes what an older bundle left of formats that `pose.yml` does not name any more."""
+def _move(bundle: Bundle, folder: Path) -> None:
+    """Puts the files into the folder, `pose.yml` last; formats that it does not name go."""
+    folder.mkdir(exist_ok=True)
+    names = [path.name for path in bundle.files]
+    for name in [*names, DESCRIPTION]:
+        (bundle.folder / name).replace(folder / name)
     for name in (n for files in _FILES.values() for n in files if n not in names):
         (folder / name).unlink(missing_ok=True)
 
 
-def describe(
+def _describe(
     experiment: Experiment,
     folder: Path,
     network: dict[str, Any],
     weights: str | Path | None,
-    measured: dict[str, Any] | None = None,
 ) -> None:
-    """Writes `pose.yml`.
-
-    Args:
-        experiment: what was exported.
-        folder: of the bundle.
-        network: the arguments of `ppose.deploy.bundle.Network`.
-        weights: where they came from.
-        measured: scores; None takes those that `tools/eval.py --json` left beside the weights.
-    """
+    """Writes `pose.yml`; `network` are the arguments of `ppose.deploy.bundle.Network`."""
     hints, config = get_type_hints(Config), experiment.config
     file = Path(weights) if weights and Path(weights).is_file() else None
-    source = {"file": str(weights) if weights else None, "sha256": file and file_hash(file)}
+    sha256 = file_hash(file) if file else None
     about = {
         "form": FORM,
         "name": experiment.name,
         "network": network,
         **{key: spelled_out(config[key], hints[key]) for key in _KEPT},
         "flip_test": experiment.flip_test,
-        "weights": source,
+        "weights": {"file": str(weights) if weights else None, "sha256": sha256},
         "training": {"run": _beside(file, STARTS), "config": config},
         "versions": {
             "ppose": ppose.__version__,
             "paddle": paddle.__version__,
             "python": platform.python_version(),
         },
-        "measured": measured or _scores_of(file),
+        "measured": _scores_of(file, sha256),
     }
     with whole_file(folder / DESCRIPTION) as partial:
         partial.write_text(dump_config(about), encoding="utf-8")
@@ -165,6 +180,7 @@ def _beside(file: Path | None, name: str) -> Any:
         return None
 
 
-def _scores_of(file: Path | None) -> dict[str, Any] | None:
+def _scores_of(file: Path | None, sha256: str | None) -> dict[str, Any] | None:
+    """What `tools/eval.py --json` left as scores.json beside these very weights."""
     found = _beside(file, "scores.json")
-    return found if isinstance(found, dict) and found.get("weights") == str(file) else None
+    return found if isinstance(found, dict) and found.get("weights_sha256") == sha256 else None

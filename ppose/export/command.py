@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-import numpy as np
-
 from ppose.api import chosen_weights
 from ppose.checkpoint import load_weights
 from ppose.data.boxes import BoxFile
-from ppose.data.images import list_images, read_image
-from ppose.deploy.bundle import DESCRIPTION, Bundle
+from ppose.data.images import list_images
+from ppose.deploy.bundle import Bundle
 from ppose.deploy.model import load
+from ppose.deploy.session import BACKENDS, SUFFIXES
 from ppose.errors import PposeError
 from ppose.estimator import PoseEstimator, Request
 from ppose.experiment import Experiment
-from ppose.export.bundle import FORMATS, Format, export_bundle, remove_other_formats
-from ppose.export.parity import Difference, difference, input_pixels, table
+from ppose.export.bundle import FORMATS, Format, export_bundle
+from ppose.export.parity import (
+    FLOAT,
+    INT8,
+    SURE,
+    Difference,
+    Tolerance,
+    difference,
+    input_pixels,
+    table,
+)
+from ppose.interrupt import terminable
 from ppose.log import log
-
-# Of the largest distance of float networks, and of the mean distance of int8 ones, whose eager
-# original rounds in another order.
-TOLERANCE, INT8_TOLERANCE = 0.05, 1.0
-_BACKENDS: dict[Format, dict[str, str]] = {
-    "paddle": {"paddle": "paddle"},
-    "onnx": {"onnxruntime": "onnxruntime", "openvino": "openvino"},
-}
+from ppose.postprocess import Postprocess
+from ppose.structures import Poses
 
 
 class ParityError(PposeError):
@@ -55,51 +57,63 @@ def export(
         formats, peaks, batch: see `export_bundle`.
         pictures: a picture, folder or pattern to compare on.
         bbox_file: boxes of people in them, for top-down networks; see `BoxFile`.
-        tolerance: pixels of the network's input; None for `TOLERANCE` or `INT8_TOLERANCE`.
+        tolerance: pixels of the network's input, whatever the scores; None for `FLOAT` or `INT8`.
 
     Raises:
-        ParityError: a backend is above the tolerance. An older bundle stays as it was then.
+        ParityError: a backend is above the tolerance, or nothing was found that could be
+            compared. An older bundle stays as it was then.
         PposeError: no backend is installed that could be compared.
     """
     folder = Path(output_dir or Path("output") / "inference" / experiment.name)
+    requests = _requests(experiment, pictures, bbox_file)
     weights = chosen_weights(experiment)
     load_weights(experiment.model, weights)
     log.info(f"weights: {weights}")
-    requests = _requests(experiment, pictures, bbox_file)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as made:
-        bundle = export_bundle(experiment, made, formats, peaks=peaks, batch=batch, weights=weights)
-        for name in (n for names in bundle.network.files.values() for n in names):
-            log.info(f"{name}: {(bundle.folder / name).stat().st_size / 1e6:.1f} MB")
+
+    def check(bundle: Bundle) -> None:
+        for path in bundle.files:
+            log.info(f"{path.name}: {path.stat().st_size / 1e6:.1f} MB")
+        allowed = INT8 if bundle.network.int8 else FLOAT
+        if tolerance is not None:
+            allowed = replace(allowed, pixels=tolerance, score=1.0)
         rows = _compared(experiment.estimator(), bundle, requests)
-        exact = bundle.network.int8 == 0
-        if tolerance is None:
-            tolerance = TOLERANCE if exact else INT8_TOLERANCE
-        log.info(table(rows, tolerance, "largest" if exact else "mean"))
-        wrong = [r for r in rows if (r.largest if exact else r.mean) > tolerance]
-        if wrong:
-            raise ParityError(
-                f"{', '.join(r.backend for r in wrong)}: other joints than the network finds, "
-                "see the table; nothing was written. Another version of the backend may be right, "
-                "--format leaves one out, and --tolerance says what to accept"
-            )
-        _move(bundle, folder)
+        log.info(table(rows, allowed))
+        _refuse_wrong(rows, allowed)
+
+    with terminable():
+        bundle = export_bundle(
+            experiment, folder, formats, peaks=peaks, batch=batch, weights=weights, check=check
+        )
     log.info(f"bundle: {folder}")
-    return Bundle(folder)
+    return bundle
+
+
+def _refuse_wrong(rows: Sequence[Difference], tolerance: Tolerance) -> None:
+    wrong = [row.backend for row in rows if not tolerance.accepts(row)]
+    if wrong:
+        raise ParityError(
+            f"{', '.join(wrong)}: other joints than the network finds, see the table; nothing was "
+            "written. Another version of the backend may be right, --format leaves one out, and "
+            "--tolerance says what to accept"
+        )
+    if not any(row.joints for row in rows):
+        raise ParityError(
+            f"no joint was scored {SURE:g} or more in the pictures, so nothing could be compared "
+            "and nothing was written; give pictures of people: --check, --bbox_file"
+        )
 
 
 def _requests(
     experiment: Experiment, pictures: str | Path, bbox_file: str | Path | None
 ) -> list[Request]:
     files = list_images(pictures)
-    requests = [Request(read_image(file), file=file) for file in files]
     if bbox_file is None or not experiment.crop.uses_boxes:
-        return requests
+        return [Request(file) for file in files]
     boxes = BoxFile(bbox_file)
     found = [boxes.of(file) for file in files]
     chosen = [
-        replace(request, boxes_xywh=rows[:, :4], box_scores=rows[:, 4])
-        for request, rows in zip(requests, found, strict=True)
+        Request(file, rows[:, :4], rows[:, 4])
+        for file, rows in zip(files, found, strict=True)
         if len(rows)
     ]
     if not chosen:
@@ -110,23 +124,18 @@ def _requests(
 def _compared(
     eager: PoseEstimator, bundle: Bundle, requests: Sequence[Request]
 ) -> list[Difference]:
-    """One row for each installed backend that runs a format of the bundle."""
-    # Every person stays, so that those of both results belong together.
-    eager.postprocess.oks_nms = None
-    expected = list(eager.run(requests))
-    scales = [
-        np.broadcast_to(of_boxes, len(poses)) if len(of_boxes) == 1 else of_boxes
-        for of_boxes, poses in zip(input_pixels(eager, requests), expected, strict=True)
-    ]
+    """One row for each installed backend that runs a file of the bundle."""
+    expected = _everybody(eager, requests)
+    scales = [input_pixels(eager, poses) for poses in expected]
     rows = []
-    for form in bundle.network.files:
-        for backend, package in _BACKENDS[form].items():  # type: ignore[index]
-            if find_spec(package) is None:
-                log.info(f"{backend}: not installed, so not compared")
-                continue
-            exported = load(bundle.folder, backend=backend)
-            exported.postprocess.oks_nms = None
-            rows.append(difference(backend, expected, list(exported.run(requests)), scales))
+    for backend in BACKENDS:
+        if not any(path.suffix in SUFFIXES[backend] for path in bundle.files):
+            continue
+        if find_spec(backend) is None:
+            log.info(f"{backend}: not installed, so not compared")
+            continue
+        exported = load(bundle.folder, backend=backend)
+        rows.append(difference(backend, expected, _everybody(exported, requests), scales))
     if not rows:
         raise PposeError(
             "nothing to compare with: install a backend that runs what is exported, e.g. "
@@ -135,10 +144,7 @@ def _compared(
     return rows
 
 
-def _move(bundle: Bundle, folder: Path) -> None:
-    """Puts the files into the folder, `pose.yml` last; formats that it does not name go."""
-    folder.mkdir(parents=True, exist_ok=True)
-    names = [name for files in bundle.network.files.values() for name in files]
-    for name in [*names, DESCRIPTION]:
-        (bundle.folder / name).replace(folder / name)
-    remove_other_formats(folder, names)
+def _everybody(estimator: PoseEstimator, requests: Sequence[Request]) -> list[Poses]:
+    """People with those that others hide as duplicates, so that both results have the same."""
+    estimator.postprocess = Postprocess(estimator.postprocess.min_joint_score, oks_nms=None)
+    return list(estimator.run(requests))

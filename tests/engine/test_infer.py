@@ -2,11 +2,13 @@
 
 import json
 import os
+import signal
 
 import cv2
 import numpy as np
 import pytest
 
+from ppose import infer as module
 from ppose.engine.infer import infer_with as infer
 from ppose.engine.state import float_arrays
 from ppose.errors import PposeError
@@ -183,3 +185,25 @@ def test_unreadable_pictures_are_left_out(experiment, photos, tmp_path, capsys):
     with pytest.raises(PposeError, match="no picture could be read"):
         infer(experiment, str(folder), str(tmp_path / "none"))
     assert not (tmp_path / "none").exists()
+
+
+def test_what_was_found_stays_when_it_is_stopped(experiment, photos, tmp_path, monkeypatch):
+    photos("a.jpg", "b.jpg")
+    save, drawn = module.save_image, []
+
+    def stopped_at_the_second(path, image):
+        drawn.append(path)
+        if len(drawn) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        save(path, image)
+
+    monkeypatch.setattr(module, "save_image", stopped_at_the_second)
+    with pytest.raises(KeyboardInterrupt):
+        infer(experiment, str(tmp_path / "photos"), str(tmp_path / "out"))
+    report = json.loads((tmp_path / "out" / "poses.json").read_text())
+    assert len(report["images"]) == 2
+
+
+def test_a_network_that_needs_boxes_says_that_it_got_none(experiment, photos, tmp_path, capsys):
+    infer(experiment, str(photos("a.jpg")), str(tmp_path / "out"))
+    assert "each picture is taken as one person" in capsys.readouterr().out

@@ -2,21 +2,21 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from conftest import ROOT
 
 from ppose.deploy.bundle import DESCRIPTION, Bundle
-from ppose.engine.state import float_arrays
 from ppose.errors import PposeError
 from ppose.experiment import Experiment
 from ppose.export import onnx
 from ppose.export.command import ParityError, export
-from ppose.export.parity import difference
+from ppose.export.parity import FLOAT, INT8, difference
 from ppose.skeleton import COCO17
 from ppose.structures import Poses
-from ppose.weightfile import save_arrays
 
 PICTURES = ROOT / "dataset" / "test_image"
 BOXES = PICTURES / "boxes.json"
@@ -35,7 +35,7 @@ def test_backends_are_compared_and_the_bundle_kept(experiment, tmp_path, capsys)
         line.split() for line in table.splitlines() if line.startswith(("paddle", "onnx", "openv"))
     ]
     assert {row[0] for row in rows} == {"paddle", "onnxruntime", "openvino"}
-    assert all(float(row[1]) < 0.05 and int(row[4]) > 100 for row in rows)
+    assert all(float(row[1]) < 0.05 and int(row[5]) > 100 for row in rows)
     assert bundle.about["weights"]["file"].endswith("quickstart.safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
@@ -84,19 +84,76 @@ def poses(*keypoints):
     )  # fmt: skip
 
 
+def compared(person, other, scale=1.0):
+    people = [poses(person)], [poses() if other is None else poses(other)]
+    return difference("it", *people, [np.array([scale])])
+
+
 def test_differences_are_of_sure_joints_in_pixels_of_the_input():
     person = np.full((17, 3), 0.5)
-    other = person.copy()
+    person[5, 2] = 0.1
+    other = np.full((17, 3), 0.5)
     other[3, :2] += (3, 4)
     other[5] = (100, 100, 0.1)
-    unsure = person.copy()
-    unsure[5, 2] = 0.1
-    found = difference("it", [poses(unsure)], [poses(other)], [np.array([0.5])])
+    found = compared(person, other, 0.5)
     assert found.largest == pytest.approx(2.5)
     assert found.mean == pytest.approx(2.5 / 16)
     assert found.joints == 16
-    assert difference("it", [poses(person)], [poses()], [np.ones(1)]).largest == np.inf
-    assert difference("it", [poses()], [poses()], [np.ones(0)]).largest == 0
+    assert difference("it", [poses()], [poses()], [np.ones(0)]).joints == 0
+
+
+def changed(joint, column, value):
+    person = np.full((17, 3), 0.9)
+    person[joint, column] = value
+    return person
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        None,
+        changed(0, 0, np.nan),
+        changed(0, 2, np.nan),
+        np.full((17, 3), np.nan),
+        changed(0, 2, 0.3),
+        changed(0, 1, 1.0),
+    ],
+    ids=["nobody", "place", "score", "all", "scored less", "moved"],
+)
+def test_what_is_refused(other):
+    found = compared(np.full((17, 3), 0.9), other)
+    assert not FLOAT.accepts(found)
+    assert FLOAT.accepts(compared(np.full((17, 3), 0.9), np.full((17, 3), 0.9)))
+    assert not replace(FLOAT, pixels=np.nan).accepts(found)
+
+
+@pytest.mark.parametrize(("people", "right"), [(1, False), (40, True)])
+def test_int8_is_held_to_the_mean(people, right):
+    person = np.full((people, 17, 3), 0.9)
+    other = person.copy()
+    other[0, :, 0] += 30
+    rows = difference("it", [poses(*person)], [poses(*other)], [np.ones(people)])
+    assert rows.largest == pytest.approx(30)
+    assert INT8.accepts(rows) == right
+    assert not FLOAT.accepts(rows)
+
+
+def test_pictures_without_people_compare_nothing(imhn_quickstart, tmp_path):
+    experiment = Experiment.from_file(imhn_quickstart)
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((90, 120, 3), 127, np.uint8))
+    with pytest.raises(ParityError, match=r"no joint was scored 0\.2 or more"):
+        export(experiment, tmp_path / "x", ["onnx"], pictures=tmp_path / "grey.png")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_experiment_stays_as_it_is(experiment, tmp_path):
+    export(experiment, tmp_path / "x", ["onnx"], pictures=PICTURES, bbox_file=BOXES)
+    assert experiment.postprocess.oks_nms == 0.9
+
+
+def test_openvino_is_compared_on_paddle_files_too(experiment, tmp_path, capsys):
+    export(experiment, tmp_path / "x", ["paddle"], pictures=PICTURES, bbox_file=BOXES)
+    assert "openvino " in capsys.readouterr().out
 
 
 def tool(*arguments):
@@ -104,12 +161,8 @@ def tool(*arguments):
     return subprocess.run(command, capture_output=True, text=True)
 
 
-def test_the_command_line(quickstart, small_run, tmp_path):
-    fresh = Experiment.from_file(quickstart, small_run)
-    weights = tmp_path / "weights.safetensors"
-    save_arrays(weights, float_arrays(fresh.model.state_dict()))
-    settings = ["-c", quickstart, "-o", *small_run, f"weights={weights}"]
-    run = tool(*settings, "--output_dir", tmp_path / "x", "--format", "onnx", "--batch", 2)
+def test_the_command_line(quickstart, tmp_path):
+    run = tool("-c", quickstart, "--output_dir", tmp_path / "x", "--format", "onnx", "--batch", 2)
     assert run.returncode == 0, run.stderr
     bundle = Bundle(tmp_path / "x")
     assert bundle.network.files == {"onnx": ["model.onnx"]}
