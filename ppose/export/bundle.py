@@ -28,6 +28,7 @@ from ppose.experiment import Config, Experiment
 from ppose.export.fold import fold_norms
 from ppose.export.graph import FromPixels, inputs_of
 from ppose.export.int8graph import is_fake_quantized, to_int8
+from ppose.export.optimize import optimized
 from ppose.export.pdmodel import Program, trace
 from ppose.files import whole_file
 from ppose.registry import ConfigError, spelled_out
@@ -123,11 +124,11 @@ def _written(program: Program, folder: Path, formats: Sequence[Format]) -> dict[
     """Writes the files of each format and gives their names."""
     if "paddle" in formats:
         with whole_file(folder / PROGRAM) as first, whole_file(folder / WEIGHTS) as second:
-            program.save(first, second)
+            optimized(program, dense=True).save(first, second)
     if "onnx" in formats:
         from ppose.export.onnx import write_onnx
 
-        write_onnx(program, folder / ONNX)
+        write_onnx(optimized(program, dense=False), folder / ONNX)
     return {form: _FILES[form] for form in formats}
 
 

@@ -112,6 +112,10 @@ class BodyPartsPeaks(nn.Layer):
         nowhere = paddle.scale(joints, 0.0, bias=_NOWHERE)
         peaks = paddle.where(first, paddle.where(last, joints, nowhere), nowhere)
         height, cell = paddle.topk(peaks.flatten(2), self.count, axis=2)
+        # Slots without a peak tie, and each backend orders ties its own way: here all are alike.
+        unused = height < paddle.scale(height, 0.0)
+        height = paddle.where(unused, paddle.scale(height, 0.0, bias=-1.0), height)
+        cell = paddle.where(unused, paddle.scale(cell, 0.0), cell)
         around = [
             paddle.take_along_axis(one.flatten(2), cell, 2, broadcast=False)
             for one in _shifted(F.pad(joints, [1] * 4, "replicate"))

@@ -20,17 +20,12 @@ _IR_VERSION = 8
 _END = np.iinfo(np.int64).max
 
 # Operators that differ in their names only.
-_PLAIN = {
-    **{"relu": "Relu", "sigmoid": "Sigmoid", "tanh": "Tanh", "exp": "Exp", "sqrt": "Sqrt"},
-    **{"log": "Log", "abs": "Abs", "sign": "Sign", "floor": "Floor", "ceil": "Ceil"},
-    **{"logical_not": "Not", "where": "Where"},
-}
+_PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "where": "Where"}
 _PAIRS = {
     **{"elementwise_add": "Add", "elementwise_sub": "Sub", "elementwise_mul": "Mul"},
-    **{"elementwise_div": "Div", "elementwise_max": "Max", "elementwise_min": "Min"},
-    **{"equal": "Equal", "less_than": "Less", "less_equal": "LessOrEqual"},
-    **{"greater_than": "Greater", "greater_equal": "GreaterOrEqual"},
-    **{"logical_and": "And", "logical_or": "Or"},
+    **{"elementwise_div": "Div", "equal": "Equal", "less_than": "Less"},
+    **{"less_equal": "LessOrEqual", "greater_than": "Greater"},
+    **{"greater_equal": "GreaterOrEqual"},
 }
 _REDUCTIONS = {"reduce_mean": "ReduceMean", "reduce_max": "ReduceMax", "reduce_min": "ReduceMin"}
 _TYPES = {
@@ -208,7 +203,11 @@ def _batch_norm(writer: _Writer, op: Operator) -> None:
 
 
 def _leaky_relu(writer: _Writer, op: Operator) -> None:
-    writer.add("LeakyRelu", op.read, op.made, alpha=_get(op, "alpha"))
+    slope = _get(op, "alpha")
+    if slope in (0, 1):  # `to_int8` writes other operators so
+        writer.add("Identity" if slope else "Relu", op.read, op.made)
+    else:
+        writer.add("LeakyRelu", op.read, op.made, alpha=slope)
 
 
 def _pool(writer: _Writer, op: Operator) -> None:
@@ -341,14 +340,6 @@ def _reduce(writer: _Writer, op: Operator) -> None:
     writer.add(_REDUCTIONS[op.kind], op.read, op.made, keepdims=_get(op, "keep_dim"), **axes)
 
 
-def _arg_max(writer: _Writer, op: Operator) -> None:
-    (source,) = op.inputs["X"]
-    if _get(op, "flatten"):
-        source = writer.value("Reshape", source, writer.constant([-1]))
-    found = writer.value("ArgMax", source, axis=_get(op, "axis"), keepdims=_get(op, "keepdims"))
-    writer.add("Cast", [found], op.made, to=_TYPES[_get(op, "dtype")])
-
-
 def _top_k(writer: _Writer, op: Operator) -> None:
     settings = {name: _get(op, name) for name in ("axis", "largest", "sorted")}
     writer.add(
@@ -406,7 +397,6 @@ _WRITERS: dict[str, Callable[[_Writer, Operator], None]] = {
     **dict.fromkeys(_PAIRS, _pair),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(("nearest_interp_v2", "bilinear_interp_v2"), _resize),
-    "arg_max": _arg_max,
     "batch_norm": _batch_norm,
     "cast": _cast,
     "concat": _concat,
@@ -444,7 +434,6 @@ def _get(op: Operator, name: str, default: Any = None) -> Any:
 _FIELDS = {
     **{proto.INT: "i", proto.FLOAT: "f", proto.STRING: "s", proto.INTS: "ints"},
     **{proto.FLOATS: "floats", proto.BOOLEAN: "b", proto.LONG: "l", proto.LONGS: "longs"},
-    **{proto.FLOAT64: "float64"},
 }
 _LISTS = {proto.INTS, proto.FLOATS, proto.LONGS}
 

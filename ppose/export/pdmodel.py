@@ -12,7 +12,7 @@ import struct
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +125,25 @@ class Program:
             for name in op.read:
                 found.setdefault(name, []).append(op)
         return found
+
+    def copied(self) -> Program:
+        """A copy that may be rewritten; both share the arrays of the weights."""
+        operators = [
+            Operator(op.kind, dict(op.inputs), dict(op.outputs), dict(op.settings))
+            for op in self.operators
+        ]
+        return replace(
+            self,
+            operators=operators,
+            tensors=dict(self.tensors),
+            shapes=dict(self.shapes),
+            types=dict(self.types),
+        )
+
+    def drop_unread(self) -> None:
+        """Removes weights that no operator reads."""
+        read = {name for op in self.operators for name in op.read}
+        self.tensors = {name: array for name, array in self.tensors.items() if name in read}
 
     def save(self, program: Path, weights: Path) -> None:
         """Writes the two files, with short names for what lies between inputs and outputs."""
@@ -300,12 +319,15 @@ def _is_note(setting: str) -> bool:
     return setting in _NOTES or setting.startswith(_FUSED)
 
 
-def settings(**values: int | float) -> dict[str, Message]:
+def settings(**values: int | float | list[int]) -> dict[str, Message]:
     """Settings of an operator in the form that `Operator` holds them."""
     made = {}
     for name, value in values.items():
         attribute = made[name] = proto.OpDesc.Attr(name=name)
-        if isinstance(value, int):
+        if isinstance(value, list):
+            attribute.type = proto.INTS
+            attribute.ints.extend(value)
+        elif isinstance(value, int):
             attribute.type, attribute.i = proto.INT, value
         else:
             attribute.type, attribute.f = proto.FLOAT, value
