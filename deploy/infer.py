@@ -24,7 +24,7 @@ who fills it."""
 
 
 def main() -> int:
-    from ppose.deploy.session import BACKENDS
+    from ppose.deploy import options
 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -36,16 +36,7 @@ def main() -> int:
     source.add_argument("--video_file", help="a video, or the address of a stream")
     source.add_argument("--camera_id", type=int, help="a camera, 0 for the first")
     people = parser.add_argument_group("people")
-    people.add_argument(
-        "--det_model_dir",
-        help="a detector: folder that PaddleDetection exported, or an ONNX or OpenVINO model",
-    )
-    people.add_argument(
-        "--det_threshold",
-        type=float,
-        default=0.5,
-        help="people whose boxes score less are left out; default 0.5",
-    )
+    options.add_detector(people)
     people.add_argument(
         "--box",
         nargs=4,
@@ -55,22 +46,9 @@ def main() -> int:
         help="a person in the picture; give it once for each",
     )
     machine = parser.add_argument_group("machine")
+    options.add_machine(machine)
     machine.add_argument(
-        "--backend",
-        choices=("auto", *BACKENDS),
-        default="auto",
-        help="auto, the default, measures at first use which is fastest here and remembers it",
-    )
-    machine.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    machine.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8"),
-        default="fp32",
-        help="fp16 needs a device that computes in it; int8 an int8 network, which always runs so",
-    )
-    machine.add_argument("--threads", type=int, help="of the CPU; default: all cores")
-    machine.add_argument(
-        "--batch_size", type=int, default=8, help="inputs for a run of the network; default 8"
+        "--batch_size", type=int, default=8, help="inputs for a run of a network; default: 8"
     )
     video = parser.add_argument_group("video")
     video.add_argument(
@@ -95,32 +73,27 @@ def main() -> int:
         help="joints below this score are not drawn; the JSON holds all. Default 0.3",
     )
     args = parser.parse_args()
-    for name in ("threads", "batch_size"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} starts at 1")
+    for name in ("image_file", "image_dir", "video_file"):
+        if getattr(args, name) == "":
+            parser.error(f"--{name} is empty")
+    if args.batch_size < 1:
+        parser.error("--batch_size starts at 1")
+    chosen = options.for_finder(options.chosen(parser, args))
     if args.box and (args.det_model_dir or not args.image_file):
         parser.error("--box goes with --image_file, and without a detector")
 
     from ppose.deploy.finder import PoseFinder, load_finder
 
     def finder() -> PoseFinder:
-        return load_finder(
-            args.model_dir,
-            args.det_model_dir,
-            backend=args.backend,
-            device=args.device,
-            precision=args.precision,
-            threads=args.threads,
-            batch_size=args.batch_size,
-            min_box_score=args.det_threshold,
-        )
+        return load_finder(args.model_dir, batch_size=args.batch_size, **chosen)
 
-    if args.image_file or args.image_dir:
+    pictures = args.image_dir if args.image_file is None else args.image_file
+    if pictures is not None:
         from ppose.infer import infer
 
         infer(
             finder,
-            args.image_file or args.image_dir,
+            pictures,
             args.output_dir,
             boxes=args.box,
             min_joint_score=args.draw_threshold,
@@ -133,7 +106,7 @@ def main() -> int:
 
     find = finder()
     found = run_video(
-        args.video_file or args.camera_id,
+        args.camera_id if args.video_file is None else args.video_file,
         find,
         output_dir=args.output_dir,
         tracker=None if args.no_tracking else Tracker(),

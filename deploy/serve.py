@@ -37,38 +37,15 @@ LIMITS = {
 
 
 def main() -> None:
-    from ppose.deploy.session import BACKENDS
+    from ppose.deploy import options
 
     parser = argparse.ArgumentParser(
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     model = parser.add_argument_group("model")
     model.add_argument("--model_dir", required=True, help="folder of an exported network")
-    model.add_argument(
-        "--det_model_dir",
-        help="a detector, for top-down networks: folder that PaddleDetection exported, or an ONNX "
-        "or OpenVINO model; without one a picture is one person who fills it",
-    )
-    model.add_argument(
-        "--det_threshold",
-        type=float,
-        default=0.5,
-        help="people whose boxes score less are left out; default: 0.5",
-    )
-    model.add_argument(
-        "--backend",
-        choices=("auto", *BACKENDS),
-        default="auto",
-        help="auto, the default, measures at first use which is fastest here and remembers it",
-    )
-    model.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="default: cpu")
-    model.add_argument(
-        "--precision",
-        choices=("fp32", "fp16", "int8"),
-        default="fp32",
-        help="fp16 needs a device that computes in it; int8 an int8 network, which always runs so",
-    )
-    model.add_argument("--threads", type=int, help="of the CPU; default: all cores")
+    options.add_detector(model)
+    options.add_machine(model)
     address = parser.add_argument_group("address")
     address.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; all: 0.0.0.0")
     address.add_argument(
@@ -87,20 +64,12 @@ def main() -> None:
             help=f"{LIMITS[field.name]}; default: {field.default}",
         )
     args = parser.parse_args()
+    chosen = options.for_finder(options.chosen(parser, args))
     bounds = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
 
     from ppose.deploy.finder import load_finder
 
-    finder = load_finder(
-        args.model_dir,
-        args.det_model_dir,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-        threads=args.threads,
-        batch_size=max(8, bounds.max_batch),
-        min_box_score=args.det_threshold,
-    )
+    finder = load_finder(args.model_dir, batch_size=max(8, bounds.max_batch), **chosen)
     serve(make_app(finder, skeleton=finder.skeleton, limits=bounds), args.host, args.port)
 
 

@@ -7,6 +7,9 @@ import sys
 import pytest
 from conftest import ROOT
 
+from ppose.experiment import Experiment
+from ppose.export.bundle import export_bundle
+
 DOCUMENTS = [
     path
     for path in sorted(ROOT.rglob("*.md"))
@@ -27,6 +30,9 @@ PYTHON = [
 
 @pytest.mark.parametrize("code", PYTHON)
 def test_python_runs(code, tmp_path):
+    for name in set(re.findall(r'"output/inference/(\w+)"', code)):
+        experiment = Experiment.from_file(ROOT / "configs" / f"{name}.yml")
+        export_bundle(experiment, tmp_path / "inference" / name, ["onnx"])
     code = code.replace('"output/', f'"{tmp_path}/')
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)

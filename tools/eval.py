@@ -13,7 +13,7 @@ EXAMPLES = """\
   python tools/eval.py -c configs/tinypose_256x192.yml -o weights=tinypose.pdparams \\
       val_dataset.bbox_file=boxes.json val_dataset.min_box_score=0.5 flip_test=true
 
-  python tools/eval.py -c configs/tinypose_256x192.yml --backend onnxruntime \
+  python tools/eval.py -c configs/tinypose_256x192.yml --backend onnxruntime \\
       --model_dir=output/inference/tinypose_256x192 --det_model_dir=picodet
 
 Weights: the config's `weights`, else the best of the run in its output_dir. With --model_dir
@@ -22,6 +22,8 @@ those of the bundle, and only the val_dataset is the config's."""
 
 
 def main() -> None:
+    from ppose.deploy import options
+
     arguments = parser(__doc__, EXAMPLES)
     arguments.add_argument("--json", metavar="FILE", help="write the scores here")
     arguments.add_argument(
@@ -29,41 +31,32 @@ def main() -> None:
     )
     exported = arguments.add_argument_group("exported networks")
     exported.add_argument("--model_dir", help="folder that tools/export.py wrote")
-    exported.add_argument(
-        "--det_model_dir", help="a detector that finds the people, in place of the data's boxes"
-    )
-    exported.add_argument(
-        "--det_threshold", type=float, default=0.5, help="least score of its boxes; default 0.5"
-    )
-    exported.add_argument(
-        "--backend", default="auto", help="auto, paddle, onnxruntime or openvino; default auto"
-    )
-    exported.add_argument("--threads", type=int, help="of the CPU; default: all cores")
+    options.add_detector(exported, without="the boxes are those of the data")
+    options.add_machine(exported)
     args = arguments.parse_args()
-    if args.det_model_dir and not args.model_dir:
-        arguments.error("--det_model_dir goes with --model_dir")
+    if args.model_dir is None and (useless := options.given(args)):
+        arguments.error(f"{', '.join(useless)}: only with --model_dir")
+    if args.model_dir == "":
+        arguments.error("--model_dir is empty")
+    chosen = options.chosen(arguments, args)
 
     from ppose.engine.evaluate import evaluate_finder, evaluate_weights
     from ppose.experiment import Experiment
 
     experiment = Experiment.from_file(args.config, args.override)
-    if not args.model_dir:
+    if args.model_dir is None:
         evaluate_weights(experiment, scores_file=args.json, results_file=args.results)
         return
 
     from ppose.deploy.finder import PoseFinder, load_finder
 
     def finder() -> PoseFinder:
-        return load_finder(
-            args.model_dir,
-            args.det_model_dir,
-            backend=args.backend,
-            threads=args.threads,
-            min_box_score=args.det_threshold,
-        )
+        return load_finder(args.model_dir, **options.for_finder(chosen))
 
-    names = ("model_dir", "det_model_dir", "det_threshold", "backend")
-    about = {name: getattr(args, name) for name in names}
+    about = {"model_dir": args.model_dir, **chosen}
+    del about["threads"]
+    if args.det_model_dir is None:
+        about["det_threshold"] = None
     evaluate_finder(experiment, finder, about, scores_file=args.json, results_file=args.results)
 
 

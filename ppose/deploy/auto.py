@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def fastest(
     precision: str,
     threads: int | None,
     size_wh: tuple[int, int] | None = None,
+    checked: Mapping[str, str] | None = None,
 ) -> Session:
     """The session of the backend that is fastest at batch 1.
 
@@ -53,16 +54,16 @@ def fastest(
     other numbers than most, are left out.
 
     Args:
-        model, device, precision, threads, size_wh: as of `open_session`.
+        model, device, precision, threads, size_wh, checked: as of `open_session`.
 
     Raises:
         BackendError: no backend runs the model.
     """
-    paths = _readers(Path(model))
+    paths = _readers(Path(model), checked)
     if len(paths) == 1:
         ((backend, path),) = paths.items()
         return session_of(path, backend, device, precision, threads)
-    key = _key(paths, device, precision, threads, size_wh)
+    key = _key(paths, device, precision, threads, size_wh, checked or {})
     known = _read_cache()
     kept = known.get(key, {}).get("backend")
     if isinstance(kept, str) and kept in paths:
@@ -88,12 +89,12 @@ def cache_path() -> Path:
     return Path(folder).expanduser() / "ppose" / "backends.json"
 
 
-def _readers(model: Path) -> dict[str, Path]:
+def _readers(model: Path, checked: Mapping[str, str] | None) -> dict[str, Path]:
     """Each backend that is installed and has a file to read."""
     paths, reasons = {}, []
     for backend in BACKENDS:
         try:
-            paths[backend] = find_model(model, backend)
+            paths[backend] = find_model(model, backend, checked)
         except BackendError as error:
             reasons.append(str(error))
     if not paths:
@@ -196,11 +197,12 @@ def _key(
     precision: str,
     threads: int | None,
     size_wh: tuple[int, int] | None,
+    hashes: Mapping[str, str],
 ) -> str:
     """What a choice depends on, as one line."""
     files = dict.fromkeys(file for path in paths.values() for file in model_files(path))
     versions = [f"{name} {_version(name)}" for name in paths]
-    facts = [_hash(file) for file in files if file.is_file()]
+    facts = [(hashes.get(file.name) or _hash(file))[:16] for file in files if file.is_file()]
     facts += [device, precision, f"{threads or default_threads()} threads", str(size_wh)]
     return " | ".join([*facts, _cpu(), *versions])
 
@@ -210,7 +212,7 @@ def _hash(path: Path) -> str:
         digest = hashlib.sha256()
         while block := file.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
 
 
 def _version(backend: str) -> str:

@@ -19,14 +19,13 @@ from ppose.skeleton import Skeleton
 from ppose.stages import Stages
 from ppose.structures import Poses
 
-_AT_ONCE = 4  # pictures that the detector is given together
-
 
 class PoseFinder:
-    """Pictures → poses.
+    """Pictures → poses. Not for several threads at once.
 
     Args:
-        estimator: of poses.
+        estimator: of poses. The detector is given as many pictures at once as it has inputs in a
+            batch.
         detector: of people; None for networks that find people by themselves. A top-down network
             without one takes each picture as one person who fills it.
 
@@ -82,7 +81,7 @@ class PoseFinder:
         self, requests: Iterator[Request], failed: list[ImageError] | None
     ) -> list[Request] | None:
         """The next pictures that can be read; None behind the last."""
-        batch = list(islice(requests, _AT_ONCE))
+        batch = list(islice(requests, self.estimator.batch_size))
         read = []
         for request in batch:
             if isinstance(request.image, np.ndarray):
@@ -138,7 +137,7 @@ def load_finder(
     Args:
         model_dir, backend, device, precision, threads, batch_size: see `ppose.deploy.model.load`.
         det_model_dir: see `load_detector`. It runs on the same device, by the fastest backend
-            that is installed and reads its files.
+            that is installed and reads its files, in fp32.
         min_box_score: people whose boxes score less are left out.
     """
     estimator = load(
@@ -153,6 +152,10 @@ def load_finder(
     if det_model_dir is not None:
         check_takes_boxes(estimator)
         detector = load_detector(
-            det_model_dir, device=device, threads=threads, min_score=min_box_score
+            det_model_dir,
+            device=device,
+            threads=threads,
+            min_score=min_box_score,
+            batch_size=batch_size,
         )
     return PoseFinder(estimator, detector)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
 import cv2
@@ -317,7 +317,7 @@ def _checked(source: str | Path | int) -> str | Path | int:
             raise VideoError(f"camera: expected a number from 0 on, found {source}")
         return source
     if isinstance(source, str) and source.startswith("file://"):
-        source = url2pathname(urlsplit(source).path)
+        source = url2pathname(_split(source).path)
     if isinstance(source, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", source):
         return source
     path = Path(source)
@@ -343,7 +343,18 @@ def _names(source: str | Path | int) -> tuple[str, str]:
         return f"camera {source}", f"camera{source}"
     if isinstance(source, Path):
         return source.name, source.stem
-    parts = urlsplit(source)
+    parts = _split(source)
     host = parts.hostname or ""
     last = Path(parts.path).stem or host
     return f"{parts.scheme}://{host}{parts.path}", re.sub(r"[^\w.-]", "_", last) or "stream"
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # its message may hold the password
+        scheme = address.partition("://")[0]
+        raise VideoError(
+            f"{scheme}://…: no valid address; numbers of IPv6 stand in brackets, as in "
+            "rtsp://[::1]:8554/live"
+        ) from None

@@ -12,7 +12,7 @@ from ppose.estimator import PoseEstimator, Runner
 
 
 class SessionRunner(Runner):
-    """The network of a bundle, run by one backend.
+    """The network of a bundle, run by one backend. Not for several threads at once.
 
     Args:
         session: that runs it.
@@ -118,13 +118,16 @@ def load_runner(
     precision: str = "fp32",
     threads: int | None = None,
 ) -> SessionRunner:
-    """The network of a bundle alone; see `load`."""
+    """The network of a bundle alone, from the files whose hashes were checked; see `load`."""
+    network = bundle.network
+    names = [name for files in network.files.values() for name in files]
     session = open_session(
         bundle.folder,
         backend=backend,
         device=device,
-        precision="int8" if bundle.network.int8 and precision == "fp32" else precision,
+        precision="int8" if network.int8 and precision == "fp32" else precision,
         threads=threads,
         size_wh=bundle.codec.size_wh,
+        checked={name: network.sha256[name] for name in names},
     )
     return SessionRunner(session, bundle)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -37,12 +38,18 @@ _CLASSES = {
 }
 _WEIGHTS = {".pdmodel": ".pdiparams", ".json": ".pdiparams", ".xml": ".bin"}
 _STEMS = ("model", "inference")
+# Threads beyond the cores only wait for each other; what a user may have reason to try is allowed.
+_THREADS_PER_CORE, _ALWAYS_ALLOWED = 8, 64
 # How lines of OpenVINO's errors begin that say where.
 _PLACES = ("Exception from ", "Check '", "While validating node ")
 
 
 class BackendError(PposeError):
     """A model cannot be run as asked for; the message has the file, the reason and what to do."""
+
+
+class SettingError(BackendError, ValueError):
+    """A backend, device or precision that there is not, or a useless number of threads."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,7 @@ class Session(ABC):
         inputs, outputs: in the order of `run`.
 
     Raises:
+        SettingError: another device or precision, or a number of threads that makes no sense.
         BackendError: the file is missing or damaged, or not to be run like that.
     """
 
@@ -101,14 +109,11 @@ class Session(ABC):
     outputs: tuple[Tensor, ...]
 
     def __init__(self, path: str | Path, device: str, precision: str, threads: int | None):
-        _check_choice("device", device, DEVICES)
-        _check_choice("precision", precision, PRECISIONS)
-        if threads is not None and threads < 1:
-            raise ValueError(f"threads: expected 1 or more, found {threads}")
+        _check_settings(device, precision, threads)
         self.path = Path(path)
         self.device = device
         self.precision = precision
-        self.threads = threads or default_threads()
+        self.threads = default_threads() if threads is None else threads
         for file in model_files(self.path):
             if not file.is_file():
                 raise BackendError(f"{file}: no such file; export the model again")
@@ -164,6 +169,7 @@ def open_session(
     precision: str = "fp32",
     threads: int | None = None,
     size_wh: tuple[int, int] | None = None,
+    checked: Mapping[str, str] | None = None,
 ) -> Session:
     """A model in the hands of a backend.
 
@@ -176,17 +182,20 @@ def open_session(
         precision: of `PRECISIONS`.
         threads: of the CPU; None for OMP_NUM_THREADS, or all cores.
         size_wh: of the pictures that auto measures with, where the model leaves it open.
+        checked: name → SHA-256 of the files in the folder that may be taken, which the caller has
+            checked; None for all files that are there.
 
     Raises:
         BackendError: the model, or the backend's package, is missing, or cannot be used.
-        ValueError: another backend, device or precision, or no threads.
+        SettingError: another backend, device or precision, or a useless number of threads.
     """
+    _check_choice("backend", backend, ("auto", *BACKENDS))
+    _check_settings(device, precision, threads)
     if backend == "auto":
         from ppose.deploy.auto import fastest
 
-        return fastest(model, device, precision, threads, size_wh)
-    _check_choice("backend", backend, ("auto", *BACKENDS))
-    return session_of(find_model(model, backend), backend, device, precision, threads)
+        return fastest(model, device, precision, threads, size_wh, checked)
+    return session_of(find_model(model, backend, checked), backend, device, precision, threads)
 
 
 def session_of(
@@ -210,12 +219,13 @@ def session_of(
     return made
 
 
-def find_model(model: str | Path, backend: str) -> Path:
+def find_model(model: str | Path, backend: str, listed: Collection[str] | None = None) -> Path:
     """The file that a backend reads.
 
     Args:
         model: the file itself, or its folder.
         backend: of `BACKENDS`.
+        listed: names of the files in the folder that may be taken; None for all.
 
     Raises:
         BackendError: there is none, or several.
@@ -229,7 +239,7 @@ def find_model(model: str | Path, backend: str) -> Path:
             return model
         raise BackendError(f"{model}: {backend} reads {', '.join(suffixes)}{_who_reads(model)}")
     for suffix in suffixes:
-        found = _candidates(model, suffix)
+        found = _candidates(model, suffix, listed)
         for stem in _STEMS:
             if model / f"{stem}{suffix}" in found:
                 return model / f"{stem}{suffix}"
@@ -238,7 +248,9 @@ def find_model(model: str | Path, backend: str) -> Path:
             raise BackendError(f"{model}: name one of its models: {names}")
         if found:
             return found[0]
-    others = [name for name in BACKENDS if any(_candidates(model, s) for s in SUFFIXES[name])]
+    others = [
+        name for name in BACKENDS if any(_candidates(model, s, listed) for s in SUFFIXES[name])
+    ]
     hint = f"; it has a model for {', '.join(others)}" if others else ""
     raise BackendError(
         f"{model}: no model for {backend}, which reads {', '.join(suffixes)}{hint}; export it "
@@ -246,8 +258,10 @@ def find_model(model: str | Path, backend: str) -> Path:
     )
 
 
-def _candidates(folder: Path, suffix: str) -> list[Path]:
+def _candidates(folder: Path, suffix: str, listed: Collection[str] | None) -> list[Path]:
     found = sorted(folder.glob(f"*{suffix}"))
+    if listed is not None:
+        found = [path for path in found if {p.name for p in _parts(path)}.issubset(listed)]
     if suffix == ".json":  # anything may be JSON
         found = [path for path in found if path.with_suffix(".pdiparams").is_file()]
     return found
@@ -261,14 +275,20 @@ def _who_reads(file: Path) -> str:
 def model_files(path: Path) -> list[Path]:
     """A model's file and those that belong to it: the weights, where they are apart."""
     if path.suffix in _WEIGHTS:
-        return [path, path.with_suffix(_WEIGHTS[path.suffix])]
-    return [path, *sorted(path.parent.glob(f"{path.name}*data"))]
+        return _parts(path)
+    return [path, *sorted(path.parent.glob(f"{glob.escape(path.name)}*data"))]
+
+
+def _parts(path: Path) -> list[Path]:
+    """A model's file and the weights that its form has apart."""
+    apart = _WEIGHTS.get(path.suffix)
+    return [path, path.with_suffix(apart)] if apart else [path]
 
 
 def default_threads() -> int:
     """OMP_NUM_THREADS, or all cores that this process may use."""
     threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdigit() and int(threads) else usable_cores()
+    return int(threads) if threads.isdecimal() and int(threads) else usable_cores()
 
 
 def reason(error: BaseException) -> str:
@@ -282,4 +302,20 @@ def reason(error: BaseException) -> str:
 
 def _check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        raise ValueError(f"{what}: expected one of {', '.join(choices)}, found {value!r}")
+        raise SettingError(f"{what}: expected one of {', '.join(choices)}, found {value!r}")
+
+
+def _check_settings(device: str, precision: str, threads: int | None) -> None:
+    _check_choice("device", device, DEVICES)
+    _check_choice("precision", precision, PRECISIONS)
+    name, count = (
+        ("OMP_NUM_THREADS", default_threads()) if threads is None else ("threads", threads)
+    )
+    if count < 1:
+        raise SettingError(f"{name}: expected 1 or more, found {count}")
+    cores = usable_cores()
+    most = max(_THREADS_PER_CORE * cores, _ALWAYS_ALLOWED)
+    if count > most:
+        raise SettingError(
+            f"{name}: expected at most {most}, found {count}: there are {cores} cores"
+        )

@@ -111,6 +111,31 @@ def test_what_a_choice_depends_on(model, measured, monkeypatch):
     assert len(json.loads(cache_path().read_text())["choices"]) == 6
 
 
+def test_files_that_are_not_listed_are_not_run(model, measured):
+    two.write_xml(model)
+    two.write_json(model)
+    listed = ("model.onnx", "model.pdmodel", "model.pdiparams")
+    checked = {name: auto._hash(model / name) for name in listed}
+    for _ in range(2):
+        session = open_session(model, threads=1, checked=checked)
+        assert session.path.name in listed
+    assert measured == [3]
+    del checked["model.pdiparams"]
+    session = open_session(model, threads=1, checked=checked)
+    assert session.path.name == "model.onnx"
+    assert measured == [3, 2]
+
+
+def test_known_hashes_are_not_computed_again(model, measured, monkeypatch):
+    open_session(model, threads=1)
+    checked = {path.name: auto._hash(path) for path in model.iterdir()}
+    monkeypatch.setattr(auto, "_hash", None)
+    open_session(model, threads=1, checked=checked)
+    assert len(measured) == 1
+    open_session(model, threads=1, checked={**checked, "model.onnx": "0" * 64})
+    assert len(measured) == 2
+
+
 def test_threads_of_the_environment_count(model, measured, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     open_session(model)

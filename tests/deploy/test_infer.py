@@ -98,7 +98,12 @@ def test_video_alone_writes_no_pictures(bottom_up_bundle, clip, tmp_path):
     [
         (["--image_file", "nowhere.jpg"], 1, "there is no picture or folder nowhere.jpg"),
         (["--video_file", "nowhere.mp4"], 1, "nowhere.mp4"),
+        (["--image_file", ""], 2, "--image_file is empty"),
+        (["--video_file", ""], 2, "--video_file is empty"),
         (["--image_file", PEOPLE, "--threads", "0"], 2, "--threads starts at 1"),
+        (["--image_file", PEOPLE, "--threads", "100000"], 1, "threads: expected at most"),
+        (["--image_file", PEOPLE, "--batch_size", "0"], 2, "--batch_size starts at 1"),
+        (["--image_file", PEOPLE, "--det_threshold", "0.3"], 2, "goes with --det_model_dir"),
         (["--image_file", PEOPLE, "--backend", "tensorrt"], 2, "invalid choice: 'tensorrt'"),
         (["--image_file", PEOPLE, "--precision", "int8"], 1, "a float model"),
         (["--image_file", PEOPLE, "--det_model_dir", "nowhere"], 1, "bottom-up"),
@@ -136,6 +141,20 @@ class Halves:
             np.array([[0, 0, w / 2, h, 0.9], [w / 2, 0, w / 2, h, 0.8]], np.float32)
             for w, h in sizes
         ]
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_the_detector_has_the_batches_of_the_network(top_down_bundle, batch_size):
+    counts = []
+
+    class Counted(Halves):
+        def __call__(self, images):
+            counts.append(len(images))
+            return super().__call__(images)
+
+    estimator = load(top_down_bundle, backend="onnxruntime", batch_size=batch_size)
+    PoseFinder(estimator, Counted())([np.zeros((40, 30, 3), np.uint8)] * 6)
+    assert counts == ([2, 2, 2] if batch_size == 2 else [6])
 
 
 def test_a_finder_gives_each_picture_the_poses_of_its_boxes(top_down_bundle):

@@ -152,6 +152,16 @@ def test_what_a_program_says(exports):
     assert {dtype for dtype, _ in program.weights} == {"float32"}
 
 
+SIDES = '{"TT": {"D": [{"#": "0.t_f32"}, ["1"]]}}'
+
+
+def operators(text):
+    blocks = f'[{{"ops": [{text}]}}]'
+    return (
+        f'{{"base_code": {{"magic": "pir"}}, "program": {{"regions": [{{"blocks": {blocks}}}]}}}}'
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -159,6 +169,11 @@ def test_what_a_program_says(exports):
         ("[1]", "TypeError"),
         ('{"base_code": {"magic": "other"}}', "no program of Paddle 3"),
         ('{"base_code": {"magic": "pir"}, "program": {"regions": []}}', "IndexError"),
+        ("[" * 200_000, "RecursionError"),
+        (operators('{"#": 1}'), "AttributeError"),
+        (operators('{"#": "1.data", "A": []}'), "ValueError: an operator data without a name"),
+        (operators('{"#": "1.data", "A": [{"N": "name", "AT": {"D": []}}]}'), "without a name"),
+        (operators(f'{{"#": "p", "A": [0, 0, 0, "w"], "O": {SIDES}}}'), r"of shape \['1'\]"),
     ],
 )
 def test_json_of_another_kind(tmp_path, text, message):
@@ -187,3 +202,17 @@ def test_weights_that_are_more_or_other(tmp_path, write):
             open_session(tmp_path, backend="paddle")
     path.write_bytes(content)
     open_session(tmp_path, backend="paddle")
+
+
+@pytest.mark.parametrize("sides", [[2**60], [2**62], [2**62, 2**62]])
+def test_weights_of_impossible_size(tmp_path, sides):
+    def varint(value):
+        low, rest = value & 127, value >> 7
+        return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+    two.write_pdmodel(tmp_path)
+    tensor = b"\x08\x05" + b"".join(b"\x10" + varint(side) for side in sides)
+    head = struct.pack("<IQIi", 0, 0, 0, len(tensor))
+    (tmp_path / "model.pdiparams").write_bytes(head + tensor)
+    with pytest.raises(BackendError, match="damaged at tensor 0 of 1 .the file ends within it"):
+        open_session(tmp_path, backend="paddle")

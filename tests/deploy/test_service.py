@@ -220,6 +220,8 @@ def test_two_applications_have_metrics_of_their_own():
         *[(name, 0) for name in ("max_bytes", "max_pixels", "max_queue", "max_batch", "timeout")],
         ("max_wait_ms", -1),
         ("max_queue", 1.5),
+        ("max_bytes", float("inf")),
+        ("max_pixels", float("nan")),
         ("timeout", float("nan")),
         ("upload_timeout", float("inf")),
     ],

@@ -14,10 +14,12 @@ import pytest
 import two
 from conftest import ROOT
 
+from ppose.deploy import session as session_module
 from ppose.deploy.session import (
     BACKENDS,
     SUFFIXES,
     BackendError,
+    SettingError,
     Tensor,
     default_threads,
     find_model,
@@ -175,12 +177,32 @@ def test_usual_threads(models, monkeypatch):
         ({"device": "tpu"}, "device: expected one of cpu, gpu, found 'tpu'"),
         ({"precision": "fp8"}, "precision: expected one of fp32, fp16, int8"),
         ({"threads": 0}, "threads: expected 1 or more"),
+        ({"threads": 100_000}, r"threads: expected at most \d+, found 100000: there are \d+ cores"),
         ({"backend": "torch"}, "backend: expected one of auto, paddle, onnxruntime, openvino"),
     ],
 )
 def test_other_settings(models, setting, message):
-    with pytest.raises(ValueError, match=message):
-        open_session(models / "onnx", **{"backend": "onnxruntime", **setting})
+    for backend in ("onnxruntime", "auto"):
+        with pytest.raises(SettingError, match=message):
+            open_session(models / "onnx", **{"backend": backend, **setting})
+
+
+def test_settings_of_the_environment(models, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "100000")
+    with pytest.raises(SettingError, match="OMP_NUM_THREADS: expected at most"):
+        open_session(models / "onnx", backend="onnxruntime")
+
+
+@pytest.mark.parametrize(("cores", "most"), [(1, 64), (8, 64), (32, 256)])
+def test_how_many_threads_are_too_many(models, monkeypatch, cores, most):
+    monkeypatch.setattr(session_module, "usable_cores", lambda: cores)
+    session_module._check_settings("cpu", "fp32", most)
+    with pytest.raises(SettingError, match=f"at most {most}, found {most + 1}: there are {cores} "):
+        session_module._check_settings("cpu", "fp32", most + 1)
+
+
+def test_errors_of_settings_are_of_both_kinds():
+    assert issubclass(SettingError, BackendError) and issubclass(SettingError, ValueError)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -303,6 +325,30 @@ def test_finding_the_file(models, tmp_path):
         (tmp_path / name).unlink()
     assert find_model(tmp_path, "onnxruntime").name == "other.onnx"
     assert find_model(tmp_path, "paddle").name == "inference.json"
+
+
+def test_files_that_are_not_listed_are_not_there(models, tmp_path):
+    for kind in ("pdmodel", "onnx", "xml"):
+        for path in (models / kind).iterdir():
+            shutil.copy(path, tmp_path)
+    shutil.copy(models / "json" / "model.json", tmp_path)
+    assert find_model(tmp_path, "openvino").name == "model.xml"
+    assert find_model(tmp_path, "openvino", ["model.onnx"]).name == "model.onnx"
+    assert find_model(tmp_path, "paddle", ["model.json", "model.pdiparams"]).name == "model.json"
+    # A program without its weights in the list is none.
+    listed = ["model.pdmodel", "model.json", "model.xml", "model.onnx"]
+    assert find_model(tmp_path, "openvino", listed).name == "model.onnx"
+    with pytest.raises(BackendError, match="no model for paddle.* a model for onnxruntime, openv"):
+        find_model(tmp_path, "paddle", listed)
+    session = open_session(tmp_path, backend="openvino", checked={"model.onnx": "0" * 64})
+    assert session.path == tmp_path / "model.onnx"
+
+
+def test_names_that_look_like_patterns(tmp_path):
+    written = two.write_onnx(tmp_path, weights="model[1].onnx.data")
+    path = written.rename(tmp_path / "model[1].onnx")
+    (tmp_path / "model1.onnx.data").write_bytes(b"")
+    assert model_files(path) == [path, tmp_path / "model[1].onnx.data"]
 
 
 def test_a_file_that_is_not_found(models, tmp_path):

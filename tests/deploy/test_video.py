@@ -618,3 +618,12 @@ def test_names_of_sources():
     )
     assert frames_module._names("rtsp://host")[1] == "host"
     assert frames_module._names(Path("/a/b/größe.mp4")) == ("größe.mp4", "größe")
+
+
+@pytest.mark.parametrize(
+    "address", ["rtsp://me:secret@[::1", "http://me:secret@\u2100/", "file://[::1/a.mp4"]
+)
+def test_addresses_that_are_none(address):
+    with pytest.raises(VideoError, match=r"^(rtsp|http|file)://…: no valid address") as raised:
+        frames_module.FrameReader(address)
+    assert "secret" not in str(raised.value)

@@ -15,7 +15,14 @@ import paddle
 from paddle.inference import Config, PrecisionType, create_predictor
 
 from ppose.deploy.backends.paddle_files import Program, check_weights, read_program
-from ppose.deploy.session import BackendError, Session, find_model, model_files, reason
+from ppose.deploy.session import (
+    BackendError,
+    Session,
+    SettingError,
+    find_model,
+    model_files,
+    reason,
+)
 from ppose.deploy.timing import some_inputs
 from ppose.log import native_silence
 
@@ -58,7 +65,7 @@ class PaddleSession(Session):
     ):
         super().__init__(path, device, precision, threads)
         if precision == "int8" and not onednn:
-            raise ValueError("int8 kernels are oneDNN's: onednn has to be on")
+            raise SettingError("int8 kernels are oneDNN's: onednn has to be on")
         file, weights = model_files(self.path)
         program = read_program(file)
         check_weights(weights, program)

@@ -32,6 +32,8 @@ _SIZES = {
 }
 # Of the levels and the form of a tensor; more is no tensor.
 _MOST_LEVELS, _MOST_BYTES = 8, 1024
+# What reading a program that is none raises; RecursionError is of json.
+_NO_PROGRAM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 _AGAIN = "copy or export the model again"
 
 Form = tuple[str, tuple[int, ...]]
@@ -62,7 +64,7 @@ def read_program(path: Path) -> Program:
         if path.suffix == ".json":
             return _new_form(json.loads(path.read_bytes()))
         return _old_form(memoryview(path.read_bytes()))
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except _NO_PROGRAM as error:
         raise BackendError(
             f"{path}: damaged, or no model of Paddle ({type(error).__name__}: {error}); {_AGAIN}"
         ) from None
@@ -146,7 +148,9 @@ def _new_form(described: dict[str, Any]) -> Program:
         if kind == "p":
             weights.append((op["A"][3], _json_form(op["O"]["TT"])))
         elif kind in ("data", "fetch"):
-            name = next(a["AT"]["D"] for a in op["A"] if a["N"] == "name")
+            name = next((a["AT"]["D"] for a in op["A"] if a["N"] == "name"), None)
+            if not isinstance(name, str):
+                raise ValueError(f"an operator {kind} without a name")
             tensors[name] = Tensor(name, *_json_form(op["O"][0]["TT"]))
     if not {"data", "fetch"} <= kinds:
         raise ValueError("a program without input or output")
@@ -155,6 +159,8 @@ def _new_form(described: dict[str, Any]) -> Program:
 
 def _json_form(kind: dict[str, Any]) -> Form:
     dtype, shape = kind["D"][:2]
+    if not all(type(side) is int for side in shape):
+        raise ValueError(f"a tensor of shape {shape}")
     return _JSON_DTYPES[dtype["#"].rpartition(".")[2]], tuple(shape)
 
 
@@ -179,6 +185,7 @@ def _skip_tensor(file: BinaryIO, end: int) -> Form:
         if side < 0:
             raise ValueError(f"a tensor of shape {shape}")
         count *= side
-    if file.seek(count, os.SEEK_CUR) > end:
+    if count > end - file.tell():
         raise ValueError("the file ends within it")
+    file.seek(count, os.SEEK_CUR)
     return dtype, shape

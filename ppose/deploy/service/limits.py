@@ -38,7 +38,7 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int":
-                fits, wanted = value == int(value) and value >= 1, "a whole number from 1"
+                fits, wanted = 1 <= value < inf and value == int(value), "a whole number from 1"
             elif field.name == "max_wait_ms":
                 fits, wanted = 0 <= value < inf, "a number from 0"
             else:
