@@ -7,7 +7,7 @@ of an overridden value follows. The result is a plain dict and itself a valid co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import yaml
 from ppose.registry import ConfigError, nearest
 
 _MOST_VALUES = 100_000
+_MOST_BYTES = 10_000_000
 _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 
 
@@ -28,12 +29,16 @@ class _Loader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
+        seen = set()
+        for node_of_key, _ in node.value:
+            key = self.construct_object(node_of_key, deep=deep)
+            if not isinstance(key, Hashable):
+                continue  # is refused below
+            if key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key '{key}' stands twice", node.value[i][0].start_mark
+                    None, None, f"the key '{key}' stands twice", node_of_key.start_mark
                 )
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -95,10 +100,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file that may come from anywhere; an empty file has none.
 
     Raises:
-        ConfigError: not YAML, no keys and values, or aliases that stand for far more than they say.
+        ConfigError: not YAML, no keys and values, or far too much: above 10 MB, or 100,000 values,
+            for which a few lines of aliases are enough.
     """
+    with path.open("rb") as file:
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise ConfigError(f"{path}: more than {_MOST_BYTES // 10**6} MB; take the original file")
     try:
-        node = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        node = yaml.load(data.decode("utf-8"), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML: {error}") from None
     if node is None:

@@ -165,6 +165,8 @@ def test_below_the_working_directory_here_is_relative(write, tmp_path, monkeypat
         ("a: &x [*x]", (), "not valid YAML: found unconstructable recursive node"),
         ("a: &x {b: *x}", (), "not valid YAML: found unconstructable recursive node"),
         ("a: 2024-13-01", (), "not valid YAML: month must be"),
+        ("a: {1: x, 2: x, 1: y}", (), "the key '1' stands twice"),
+        ("? [a]\n: 1\n? [a]\n: 2", (), r"not valid YAML: (.*\n)+found unhashable key"),
         ("a: {b: 1}", ["a.c.d=1"], "a has no key 'c'"),
         ("a: {b: 1}", ["a.b.c=1"], "value 1, it has no keys"),
         ("a: [1]", ["a.3=1"], "a list of 1"),
@@ -177,6 +179,18 @@ def test_below_the_working_directory_here_is_relative(write, tmp_path, monkeypat
 def test_faults_are_explained(write, text, overrides, message):
     with pytest.raises(ConfigError, match=message):
         load_config(write(text), overrides)
+
+
+def test_a_file_with_too_many_keys_is_refused_in_a_moment(write):
+    # A mapping's keys are compared with all before them, but not one by one.
+    path = write("\n".join(f"k{i}: 0" for i in range(100_000)))
+    with pytest.raises(ConfigError, match="more than 100000 values"):
+        load_config(path)
+
+
+def test_a_large_file_is_refused_before_it_is_parsed(write):
+    with pytest.raises(ConfigError, match="run.yml: more than 10 MB"):
+        load_config(write("a: [ #".ljust(10_000_001, "x")))
 
 
 def test_a_missing_file_and_a_missing_base_are_named(write):

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import cv2
 import numpy as np
+import onnx
 import pytest
 from conftest import ROOT
+from onnx import helper
 
 from ppose.deploy.session import BACKENDS, PACKAGES
 
@@ -58,6 +61,56 @@ def test_inference_with_one_backend_alone(bottom_up_bundle, expected, backend, t
     assert keypoints.shape == expected.keypoints.shape
     assert np.abs(keypoints - expected.keypoints).max() < 0.05
     assert (tmp_path / "people.jpg").is_file()
+
+
+def write_detector(folder):
+    """A network that finds one person, who fills any picture."""
+    constants = {"zero": np.zeros(1), "box": [[[0, 0, 64, 64]]], "likely": [[[0.9]]]}
+    nodes = [
+        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
+        helper.make_node("Add", ["box", "nothing"], ["places"]),
+        helper.make_node("Add", ["likely", "nothing"], ["scores"]),
+    ]
+    sides = {"image": (1, 3, 64, 64), "places": (1, 1, 4), "scores": (1, 1, 1)}
+    image, *outputs = (
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in sides.items()
+    )
+    tensors = [
+        onnx.numpy_helper.from_array(np.array(value, np.float32), name)
+        for name, value in constants.items()
+    ]
+    graph = helper.make_graph(nodes, "person", [image], outputs, tensors)
+    opset = helper.make_opsetid("", 17)
+    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
+    onnx.save(model, folder / "person.onnx")
+    (folder / "detector.yml").write_text("mean: [0, 0, 0]\nstd: [1, 1, 1]\n")
+    return folder
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_a_video_and_a_detector_without_what_trains(top_down_bundle, backend, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    frame = cv2.imread(str(PEOPLE))
+    writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"mp4v"), 10, frame.shape[1::-1])
+    for _ in range(3):
+        writer.write(frame)
+    writer.release()
+    out, folder = tmp_path / "out", tmp_path / "detector"
+    folder.mkdir()
+    run = run_without(
+        sorted({*TRAINING, *BACKENDS} - {backend}),
+        ROOT / "deploy" / "infer.py",
+        *("--model_dir", top_down_bundle, "--det_model_dir", write_detector(folder)),
+        *("--video_file", clip, "--output_dir", out, "--backend", backend),
+    )
+    assert run.returncode == 0, run.stderr
+    lines = [json.loads(line) for line in (out / "clip.jsonl").read_text().splitlines()]
+    assert [len(line["people"]) for line in lines] == [1, 1, 1]
+    assert np.array(lines[0]["people"][0]["keypoints"]).shape == (17, 3)
+    assert lines[0]["people"][0]["track_id"] == lines[2]["people"][0]["track_id"]
+    assert (out / "clip.mp4").is_file()
 
 
 def test_a_backend_that_is_not_installed_is_named(bottom_up_bundle, tmp_path):

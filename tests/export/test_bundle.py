@@ -6,25 +6,43 @@ import json
 import numpy as np
 import pytest
 import yaml
+from conftest import ROOT, data_of
 
+from ppose.api import chosen_weights
+from ppose.checkpoint import load_weights
 from ppose.codecs.heatmap import Heatmap
-from ppose.deploy.bundle import DESCRIPTION, Bundle
+from ppose.data.images import read_image
+from ppose.deploy.auto import cache_path
+from ppose.deploy.bundle import DESCRIPTION, Bundle, file_hash
 from ppose.deploy.model import load, load_runner
 from ppose.deploy.session import BACKENDS
+from ppose.deploy.timing import some_inputs
 from ppose.engine.state import float_arrays
+from ppose.estimator import Request
 from ppose.experiment import Experiment
 from ppose.export.bundle import FORMATS, export_bundle
 from ppose.registry import ConfigError
+from ppose.slim.post_training import quantize_trained
 from ppose.weightfile import save_arrays
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 BOXES = [[10, 5, 50, 80], [60, 10, 40, 70], [0, 0, 120, 90]]
+PEOPLE = read_image(ROOT / "dataset" / "test_image" / "people.jpg")
+PEOPLE_BOXES = [[114, 71, 116, 368], [321, 187, 123, 250]]
 FORMAT_OF = {"paddle": "paddle", "onnxruntime": "onnx", "openvino": "onnx"}
 
 
 @pytest.fixture
 def top_down(quickstart, small_run):
     return Experiment.from_file(quickstart, small_run)
+
+
+@pytest.fixture
+def trained_bottom_up(imhn_quickstart):
+    """The network that ships, which finds people."""
+    experiment = Experiment.from_file(imhn_quickstart, ["flip_test=false"])
+    load_weights(experiment.model, chosen_weights(experiment))
+    return experiment
 
 
 @pytest.fixture
@@ -64,17 +82,77 @@ def test_maps_of_bottom_up_networks_of_any_size(bottom_up, tmp_path, backend):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("family", ["top_down", "bottom_up"])
-def test_peaks_found_in_the_network_are_those_of_the_decoder(request, tmp_path, backend, family):
-    experiment = request.getfixturevalue(family)
-    experiment.config["flip_test"] = False
-    bundle = export_bundle(experiment, tmp_path, [FORMAT_OF[backend]], peaks=True)
+def test_peaks_found_in_the_network_are_those_of_the_decoder(top_down, tmp_path, backend):
+    top_down.config["flip_test"] = False
+    bundle = export_bundle(top_down, tmp_path, [FORMAT_OF[backend]], peaks=True)
     exported = load(tmp_path, backend=backend)
     assert bundle.network.gives == "peaks"
     assert exported.runner.finds_peaks
-    expected, found = found_by(experiment.estimator()), found_by(exported)
-    assert len(found) == len(expected)
-    assert np.abs(found.keypoints - expected.keypoints).max(initial=0) < 0.01
+    expected, found = found_by(top_down.estimator()), found_by(exported)
+    assert len(found) == len(expected) == len(BOXES)
+    assert np.abs(found.keypoints - expected.keypoints).max() < 0.01
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_people_of_peaks_are_those_of_the_decoder(trained_bottom_up, tmp_path, backend, batch):
+    export_bundle(trained_bottom_up, tmp_path, [FORMAT_OF[backend]], peaks=True, batch=batch)
+    eager, exported = trained_bottom_up.estimator(), load(tmp_path, backend=backend)
+    # People reach the edges, behind which there is padding: to the right, or below.
+    pictures = [PEOPLE[:, :500], PEOPLE[:, :400]]
+    for image, side in zip(pictures, (0, 1), strict=True):
+        size_wh = image.shape[1::-1]
+        [[view]] = eager.crop.views(size_wh, None, eager.runner.size_multiple)
+        assert view.size_wh[side] > view.content_wh[side]
+    requests = [Request(image) for image in pictures]
+    for expected, found in zip(eager.run(requests), exported.run(requests), strict=True):
+        assert len(found) == len(expected) >= 2
+        assert np.abs(found.keypoints - expected.keypoints).max() < 0.01
+        assert np.allclose(found.scores, expected.scores, atol=1e-4)
+
+
+def test_peaks_are_the_same_on_all_backends(trained_bottom_up, tmp_path, monkeypatch, capsys):
+    bundle = export_bundle(trained_bottom_up, tmp_path / "bundle", peaks=True)
+    sessions = [load_runner(bundle, backend=backend).session for backend in BACKENDS]
+    results = [session.run(*some_inputs(session, size_wh=(256, 192))) for session in sessions]
+    names = [[tensor.name for tensor in session.outputs] for session in sessions]
+    first, *others = (dict(zip(*pair, strict=True)) for pair in zip(names, results, strict=True))
+    assert (first["height"] < 0).any()
+    for other in others:
+        assert np.array_equal(other["cell"], first["cell"])
+        for name in ("height", "patch", "limbs"):
+            assert np.allclose(other[name], first[name], atol=1e-3), name
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    load(bundle.folder)
+    [choice] = json.loads(cache_path().read_text())["choices"].values()
+    assert choice["ms"].keys() == set(BACKENDS)
+    assert "left out" not in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def int8(people, tmp_path_factory):
+    """The quick start's network after calibration, and its bundle."""
+    folder = tmp_path_factory.mktemp("int8")
+    overrides = [
+        *data_of(people),
+        f"output_dir={folder}/run",
+        "quantize={calibration_batches: 1}",
+        *("batch_size=8", "workers=0", "flip_test=false"),
+    ]
+    experiment = Experiment.from_file(ROOT / "configs" / "quickstart.yml", overrides)
+    quantized, _ = quantize_trained(experiment)
+    return quantized, export_bundle(quantized, folder / "bundle").folder
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_an_int8_bundle_runs_in_int8(int8, backend):
+    quantized, folder = int8
+    eager, exported = quantized.estimator(), load(folder, backend=backend)
+    assert Bundle(folder).network.int8 > 0
+    assert exported.runner.session.precision == "int8"
+    expected, found = eager(PEOPLE, PEOPLE_BOXES), exported(PEOPLE, PEOPLE_BOXES)
+    away = np.linalg.norm(found.keypoints - expected.keypoints, axis=-1)
+    assert np.median(away) < 1
 
 
 @pytest.mark.parametrize("change", ["flip_test", "scales"])
@@ -99,7 +177,7 @@ def test_what_it_says(top_down, tmp_path):
     weights = tmp_path / "run" / "best.safetensors"
     save_arrays(weights, float_arrays(top_down.model.state_dict()))
     (weights.parent / "run.json").write_text(json.dumps([{"command": "python tools/train.py"}]))
-    scores = {"weights": str(weights), "AP": 61.5}
+    scores = {"weights_sha256": file_hash(weights), "AP": 61.5}
     (weights.parent / "scores.json").write_text(json.dumps(scores))
     bundle = export_bundle(top_down, tmp_path / "bundle", weights=weights)
     about = yaml.safe_load((bundle.folder / DESCRIPTION).read_text(encoding="utf-8"))

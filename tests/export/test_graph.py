@@ -9,6 +9,7 @@ from ppose.codecs.codec import Codec
 from ppose.codecs.grouping import Grouping
 from ppose.codecs.heatmap import Heatmap
 from ppose.codecs.parts import Parts
+from ppose.codecs.peaks import MapsError
 from ppose.data.transforms import Normalize
 from ppose.estimator import without_padding
 from ppose.export.graph import FromPixels
@@ -83,12 +84,41 @@ def test_peaks_of_body_parts_are_those_of_the_decoder(max_peaks):
     for mask, (width, height) in zip(inside, cells_wh, strict=True):
         mask[:, :height, :width] = 1
     expected = codec.people(without_padding(maps.copy(), cells_wh))
-    found = codec.people_at(peaks_of(maps, codec, inside))
+    peaks = peaks_of(maps, codec, inside)
+    found = codec.people_at(peaks)
     assert sum(len(people) for people, _ in expected) >= 3
     for (a, factors), (b, others) in zip(expected, found, strict=True):
         assert a.shape == b.shape
         assert np.allclose(a, b, atol=1e-4)
         assert np.allclose(factors, others)
+
+
+@pytest.fixture
+def body_parts():
+    return BodyParts(Parts.named("simplepose"), (128, 96), sigma=5, limb_sigma=5)
+
+
+def test_slots_without_a_peak_are_all_alike(body_parts):
+    noise = np.random.default_rng(0).standard_normal((1, body_parts.channels, 24, 32))
+    noise[0, body_parts.joint_channels.start] = -3  # one peak, which is no joint
+    peaks = peaks_of(noise.astype(np.float32), body_parts)
+    cell, height, patch = (peaks[name] for name in ("cell", "height", "patch"))
+    unused = height < 0
+    assert unused.any(-1).all()
+    assert unused[0, 0].all()
+    assert not unused[0, 1].all()
+    assert (height[unused] == -1).all()
+    assert (cell[unused] == 0).all()
+    for of_map, without in zip(patch[0], unused[0], strict=True):
+        assert (of_map[without] == of_map[without][0]).all()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_maps_without_numbers_are_told_apart_from_maps_without_peaks(body_parts, value):
+    maps = np.zeros((1, body_parts.channels, 24, 32), np.float32)
+    maps[0, body_parts.joint_channels.start, 3, 4] = value
+    with pytest.raises(MapsError):
+        body_parts.people_at(peaks_of(maps, body_parts))
 
 
 def test_a_codec_without_peaks_is_refused():
