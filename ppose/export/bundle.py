@@ -116,7 +116,7 @@ def _made(
         "files": files,
         "sha256": {name: file_hash(folder / name) for names in files.values() for name in names},
     }
-    _describe(experiment, folder, about, weights)
+    describe(experiment, folder, about, weights)
     return Bundle(folder)
 
 
@@ -142,7 +142,7 @@ def _move(bundle: Bundle, folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def _describe(
+def describe(
     experiment: Experiment,
     folder: Path,
     network: dict[str, Any],

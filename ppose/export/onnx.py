@@ -203,11 +203,8 @@ def _batch_norm(writer: _Writer, op: Operator) -> None:
 
 
 def _leaky_relu(writer: _Writer, op: Operator) -> None:
-    slope = _get(op, "alpha")
-    if slope in (0, 1):  # `to_int8` writes other operators so
-        writer.add("Identity" if slope else "Relu", op.read, op.made)
-    else:
-        writer.add("LeakyRelu", op.read, op.made, alpha=slope)
+    # Those with a slope of 1, from `to_int8`, are no idle ones: OpenVINO too spreads ranges.
+    writer.add("LeakyRelu", op.read, op.made, alpha=_get(op, "alpha"))
 
 
 def _pool(writer: _Writer, op: Operator) -> None:

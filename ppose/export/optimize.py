@@ -29,8 +29,8 @@ def optimized(program: Program, *, dense: bool) -> Program:
     made = program.copied()
     if any(op.kind in _ROUNDING or op.kind.startswith("fake_") for op in program.operators):
         return made
-    fold_scales(made)
     keep_channels_in_place(made, dense=dense)
+    fold_scales(made)
     split_convolutions(made)
     return made
 

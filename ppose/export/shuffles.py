@@ -46,7 +46,7 @@ def keep_channels_in_place(program: Program, *, dense: bool) -> int:
         try:
             places = _Layout(program, blocks).resolve()
         except _ConflictError as conflict:
-            blocks = [block for block in blocks if block not in conflict.blocks]
+            blocks = [block for block in blocks if block is not conflict.block]
         else:
             _Rewriter(program, blocks, places).rewrite()
             break
@@ -60,10 +60,12 @@ class _Places:
     Attributes:
         slots: of each channel.
         width: channels of the tensor.
+        blocks: whose rewriting they follow from.
     """
 
     slots: np.ndarray
     width: int
+    blocks: frozenset[_Block] = frozenset()
 
     @property
     def plain(self) -> bool:
@@ -112,11 +114,11 @@ class _Block:
 
 
 class _ConflictError(Exception):
-    """Channels would have to lie in two places; without these blocks they need not."""
+    """Channels would have to lie in two places; without this block they might not."""
 
-    def __init__(self, blocks: list[_Block]):
+    def __init__(self, block: _Block):
         super().__init__()
-        self.blocks = blocks
+        self.block = block
 
 
 def _blocks(program: Program) -> list[_Block]:
@@ -282,6 +284,7 @@ class _Layout:
 
     def __init__(self, program: Program, blocks: list[_Block]):
         self.program = program
+        self._blocks = blocks
         self._above: dict[str, str] = {}
         self._fixed: set[str] = set()
         self._said: list[_Rule] = []
@@ -354,7 +357,7 @@ class _Layout:
         name = self._class(value)
         if name in self._asked:
             asked = self._asked[self._asked.index(name) :]
-            raise _ConflictError([r.block for c in asked for r in self._rules[c] if r.block])
+            raise self._conflict({r.block for c in asked for r in self._rules[c] if r.block})
         if name not in self._found:
             self._asked.append(name)
             channels = self.program.shapes[value][1]
@@ -363,17 +366,24 @@ class _Layout:
             if name in self._still or not rules:
                 found.append(_Places(np.arange(channels), channels))
             if not all(found[0].same(other) for other in found):
-                raise _ConflictError([rule.block for rule in rules if rule.block])
+                raise self._conflict({block for places in found for block in places.blocks})
             self._found[name] = found[0]
             self._asked.pop()
         return self._found[name]
+
+    def _conflict(self, blocks: set[_Block]) -> _ConflictError:
+        """The last block is given up: what it hands on is what those before it have led to."""
+        return _ConflictError(max(blocks, key=self._blocks.index))
 
     def _follow(self, rule: _Rule) -> _Places:
         others = [self._places(value) for value in rule.others]
         starts = np.cumsum([0, *(other.width for other in others)])
         slots = [other.slots + start for other, start in zip(others, starts[:-1], strict=True)]
         joined = np.concatenate(slots)
-        return _Places(joined if rule.taken is None else joined[rule.taken], int(starts[-1]))
+        blocks = frozenset([rule.block] if rule.block else []).union(*(o.blocks for o in others))
+        return _Places(
+            joined if rule.taken is None else joined[rule.taken], int(starts[-1]), blocks
+        )
 
 
 class _Rewriter:

@@ -19,7 +19,6 @@ from ppose.export.int8graph import to_int8
 from ppose.export.onnx import OPSET, to_onnx, write_onnx
 from ppose.export.pdmodel import TraceError, trace
 from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
-from ppose.models.lite_hrnet import VARIANTS
 from ppose.skeleton import COCO17
 from ppose.slim.quantize import quantized_layers
 
@@ -28,7 +27,8 @@ MAKERS = {
     "HRNet": lambda: PoseNet(
         HRNet(4, (1, 1, 1), blocks=1, stem_width=8, stage1_width=4, stage1_blocks=1), COCO17
     ),
-    **{name: lambda name=name: PoseNet(LiteHRNet(name), COCO17) for name in VARIANTS},
+    "lite_18": lambda: PoseNet(LiteHRNet("lite_18"), COCO17),
+    "naive": lambda: PoseNet(LiteHRNet("naive"), COCO17),
     "IMHN": lambda: IMHN(SIMPLEPOSE, stacks=2, width=16, increase=2),
     "branchy": branchy,
 }
@@ -47,13 +47,12 @@ def run(program, path, runtime, *arrays, precision="fp32"):
     return session.run(*arrays)
 
 
-@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("name", MAKERS)
-def test_a_float_network(name, folded, tmp_path):
+def test_a_float_network(name, tmp_path):
     network = made(name)
     images = pictures(2, (64, 64))
     expected = outputs(network, images)
-    if folded:
+    if name != "HRNet":  # which shows batch norms
         fold_norms(network, (64, 64))
     program = trace(network, (-1, 3, 64, 64))
     for runtime in RUNTIMES:
