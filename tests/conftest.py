@@ -1,11 +1,16 @@
 """A small data set of synthetic people, and a small experiment on it."""
 
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 from ppose.data.synthetic import write_coco
+
+# Shells start background jobs with Ctrl-C ignored, and so would all that the tests start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # No test asserts a time; that includes each example of one.
 settings.register_profile(
