@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 
 import cv2
 import numpy as np
@@ -194,7 +193,7 @@ def test_what_was_found_stays_when_it_is_stopped(experiment, photos, tmp_path, m
     def stopped_at_the_second(path, image):
         drawn.append(path)
         if len(drawn) == 2:
-            signal.raise_signal(signal.SIGTERM)
+            raise KeyboardInterrupt
         save(path, image)
 
     monkeypatch.setattr(module, "save_image", stopped_at_the_second)
