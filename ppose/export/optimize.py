@@ -76,9 +76,9 @@ def split_convolutions(program: Program) -> int:
     makers, readers = program.makers(), program.readers()
     instead: dict[int, list[Operator]] = {}
     for op in program.operators:
-        if op.kind == "split" and op.settings["axis"].i == 1:
+        if op.kind == "split" and op.integer("axis") == 1:
             steps = _back_to_convolution(program, makers, readers, op.inputs["X"][0], _BEHIND)
-            if steps and steps[0].kind == "conv2d" and steps[0].settings["groups"].i == 1:
+            if steps and steps[0].kind == "conv2d" and steps[0].integer("groups") == 1:
                 instead |= {id(step): [] for step in steps}
                 instead[id(op)] = _parts(program, steps, op.made)
     operators = [instead.get(id(op), [op]) for op in program.operators]
@@ -134,6 +134,6 @@ def _back_to_convolution(
             weights = op.inputs["Filter"][0]
             return steps[::-1] if weights in program.tensors else []
         is_bias = op.kind == "elementwise_add" and op.inputs["Y"][0] in program.tensors
-        if not (is_bias and op.settings["axis"].i == 1) and op.kind not in between:
+        if not (is_bias and op.integer("axis") == 1) and op.kind not in between:
             return []
         (value,) = op.inputs["X"]

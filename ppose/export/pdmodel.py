@@ -80,6 +80,10 @@ class Operator:
         """Names of all values that it makes."""
         return [name for names in self.outputs.values() for name in names]
 
+    def integer(self, name: str) -> int:
+        """A setting that is a whole number."""
+        return int(self.settings[name].i)
+
     def rename(self, names: dict[str, str]) -> None:
         """Lets it read and make values of other names."""
         for places in (self.inputs, self.outputs):
