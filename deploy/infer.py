@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppose.cli import run
+from ppose.cli import add_boxes, add_draw_threshold, run
 
 EXAMPLES = """\
 examples:
@@ -17,6 +17,8 @@ examples:
   python deploy/infer.py --model_dir=output/inference/imhn_quickstart --camera_id=0
   python deploy/infer.py --model_dir=output/inference/quickstart --image_file=photo.jpg \\
       --box 10 20 100 250 --box 130 15 90 240 --backend onnxruntime
+  python deploy/infer.py --model_dir=output/inference/quickstart --image_dir=photos \\
+      --bbox_file=boxes.json
 
 tools/export.py writes what --model_dir takes. Bottom-up networks (imhn_*) find people by
 themselves. Top-down ones need a detector or boxes: without any a picture is taken as one person
@@ -37,14 +39,7 @@ def main() -> int:
     source.add_argument("--camera_id", type=int, help="a camera, 0 for the first")
     people = parser.add_argument_group("people")
     options.add_detector(people)
-    people.add_argument(
-        "--box",
-        nargs=4,
-        type=float,
-        action="append",
-        metavar=("X", "Y", "W", "H"),
-        help="a person in the picture; give it once for each",
-    )
+    add_boxes(people)
     machine = parser.add_argument_group("machine")
     options.add_machine(machine)
     machine.add_argument(
@@ -65,13 +60,8 @@ def main() -> int:
         help="show a window, which q or Esc ends; default: for cameras",
     )
     result = parser.add_argument_group("result")
-    result.add_argument("--output_dir", default="output/deploy", help="default: output/deploy")
-    result.add_argument(
-        "--draw_threshold",
-        type=float,
-        default=0.3,
-        help="joints below this score are not drawn; the JSON holds all. Default 0.3",
-    )
+    result.add_argument("--output_dir", help="default: output/deploy/, and the name of the bundle")
+    add_draw_threshold(result)
     args = parser.parse_args()
     for name in ("image_file", "image_dir", "video_file"):
         if getattr(args, name) == "":
@@ -79,8 +69,16 @@ def main() -> int:
     if args.batch_size < 1:
         parser.error("--batch_size starts at 1")
     chosen = options.for_finder(options.chosen(parser, args))
-    if args.box and (args.det_model_dir or not args.image_file):
-        parser.error("--box goes with --image_file, and without a detector")
+    if args.box and args.bbox_file:
+        parser.error("give --box or --bbox_file, not both")
+    if args.box and not args.image_file:
+        parser.error("--box goes with --image_file")
+    if args.bbox_file and not (args.image_file or args.image_dir):
+        parser.error("--bbox_file goes with pictures")
+    if (args.box or args.bbox_file) and args.det_model_dir:
+        parser.error("give boxes or a detector, not both")
+
+    output_dir = args.output_dir or Path("output", "deploy", Path(args.model_dir).resolve().name)
 
     from ppose.deploy.finder import PoseFinder, load_finder
 
@@ -94,8 +92,10 @@ def main() -> int:
         infer(
             finder,
             pictures,
-            args.output_dir,
+            output_dir,
             boxes=args.box,
+            bbox_file=args.bbox_file,
+            min_box_score=args.min_box_score,
             min_joint_score=args.draw_threshold,
         )
         return 0
@@ -108,7 +108,7 @@ def main() -> int:
     found = run_video(
         args.camera_id if args.video_file is None else args.video_file,
         find,
-        output_dir=args.output_dir,
+        output_dir=output_dir,
         tracker=None if args.no_tracking else Tracker(),
         smoother=None if args.no_tracking or args.no_smoothing else OneEuroSmoother(),
         batch_size=args.batch_size,

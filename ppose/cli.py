@@ -1,4 +1,4 @@
-"""What the command lines of `tools/` share: arguments, errors, exit codes."""
+"""What command lines share: arguments, errors, exit codes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any, Protocol
 
 import cv2
 
 from ppose.errors import PposeError
+
+
+class Group(Protocol):
+    """A parser, or a group of its options."""
+
+    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
+        """As of `argparse.ArgumentParser`."""
 
 
 def parser(description: str, examples: str) -> argparse.ArgumentParser:
@@ -30,6 +38,35 @@ def parser(description: str, examples: str) -> argparse.ArgumentParser:
         help="set config keys; dots reach into nodes and lists: -o epochs=1 optimizer.lr=1e-3",
     )
     return made
+
+
+def add_boxes(group: Group) -> None:
+    """Adds --box, --bbox_file and --min_box_score."""
+    group.add_argument(
+        "--box",
+        nargs=4,
+        type=float,
+        action="append",
+        metavar=("X", "Y", "W", "H"),
+        help="a person in the picture; give it once for each",
+    )
+    group.add_argument("--bbox_file", help="boxes of people in several pictures, JSON")
+    group.add_argument(
+        "--min_box_score",
+        type=float,
+        default=0.3,
+        help="leave out boxes of the file below; default 0.3",
+    )
+
+
+def add_draw_threshold(group: Group) -> None:
+    """Adds --draw_threshold."""
+    group.add_argument(
+        "--draw_threshold",
+        type=float,
+        default=0.3,
+        help="joints below this score are not drawn; the JSON holds all. Default 0.3",
+    )
 
 
 def run(main: Callable[[], int | None]) -> None:

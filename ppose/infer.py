@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ppose.data.boxes import BoxFile
 from ppose.data.images import ImageError, list_images, read_image
 from ppose.errors import PposeError
 from ppose.estimator import Request
@@ -119,8 +120,6 @@ def _requests(
         return [Request(file, given, box_source="given boxes") for file in files]
     if not bbox_file:
         return [Request(file) for file in files]
-    from ppose.data.boxes import BoxFile  # deployment does without what it imports
-
     table = BoxFile(bbox_file, min_score)
     for line in str(table.problems).splitlines():
         print(f"{table.path.name}: {line}")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppose.cli import parser, run
+from ppose.cli import add_boxes, add_draw_threshold, parser, run
 
 EXAMPLES = """\
   python tools/infer.py -c configs/quickstart.yml --infer_img=dataset/test_image/people.jpg \\
@@ -27,24 +27,8 @@ def main() -> None:
     arguments = parser(__doc__, EXAMPLES)
     arguments.add_argument("--infer_img", required=True, help="a picture, a folder or a pattern")
     arguments.add_argument("--output_dir", default=None, help="default: OUTPUT_DIR/infer")
-    arguments.add_argument("--bbox_file", default=None, help="boxes of people, JSON")
-    arguments.add_argument(
-        "--min_box_score", type=float, default=0.3, help="leave out boxes below; default 0.3"
-    )
-    arguments.add_argument(
-        "--box",
-        nargs=4,
-        type=float,
-        action="append",
-        metavar=("X", "Y", "W", "H"),
-        help="a person in the picture; give it once for each",
-    )
-    arguments.add_argument(
-        "--draw_threshold",
-        type=float,
-        default=0.3,
-        help="joints below this score are not drawn; the JSON holds all. Default 0.3",
-    )
+    add_boxes(arguments)
+    add_draw_threshold(arguments)
     args = arguments.parse_args()
     if args.box and args.bbox_file:
         arguments.error("give --box or --bbox_file, not both")

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ppose.data.coco_json import as_float, read_json
+from ppose.data.json_file import as_float, read_json
 from ppose.data.problems import DataError, Problems
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from ppose.data.annotations import Annotations, read_people
-from ppose.data.coco_json import NO_ID, box_column, float_column, id_column, objects, read_json
+from ppose.data.coco_json import NO_ID, box_column, float_column, id_column, objects
 from ppose.data.images import read_image
+from ppose.data.json_file import read_json
 from ppose.data.keypoint_file import read_keypoint_file
 from ppose.data.pictures import ImageRecord, ImageTable
 from ppose.data.problems import DataError, Fate, Problems

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,32 +13,12 @@ from typing import Annotated, Any
 import msgspec
 import numpy as np
 
-from ppose.data.images import nearest_path
+from ppose.data.json_file import as_float, as_floats, explained, used_keys
 from ppose.data.json_text import JsonText
-from ppose.data.problems import DataError, Problems
+from ppose.data.problems import Problems
 
 NO_ID = -(2**62)  # stands for an id that is missing or no whole number
 Id = Annotated[int, msgspec.Meta(gt=NO_ID, lt=-NO_ID)]
-
-# All else is dropped while it is read.
-_USED_KEYS = {
-    *("images", "annotations", "categories", "id", "name", "file_name", "width", "height"),
-    *("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "score", "caption"),
-}
-
-
-def read_json(path: Path, argument: str) -> Any:
-    """The content of a JSON file; of objects only the keys that a data set needs.
-
-    Args:
-        path: the file.
-        argument: the argument that named it, for messages.
-
-    Raises:
-        DataError: no such file, empty, or not JSON (with line and column).
-    """
-    with _explained(path, argument):
-        return json.loads(path.read_text("utf-8-sig"), object_hook=_used)
 
 
 @contextmanager
@@ -52,34 +31,9 @@ def opened_json(path: Path, argument: str, outlines: bool) -> Iterator[JsonText]
     Args:
         outlines: keep `segmentation` of annotations.
     """
-    hook = _used_with_outlines if outlines else _used
-    with _explained(path, argument), path.open(encoding="utf-8-sig") as file:
+    hook = _used_with_outlines if outlines else used_keys
+    with explained(path, argument), path.open(encoding="utf-8-sig") as file:
         yield JsonText(file, hook)
-
-
-@contextmanager
-def _explained(path: Path, argument: str) -> Iterator[None]:
-    """Errors of a file that cannot be read become a DataError that names it."""
-    if not path.is_file():
-        raise DataError(f"{argument}: there is no file {path}: {nearest_path(path)}")
-    if path.stat().st_size == 0:
-        raise DataError(f"{argument}: {path} is empty; fetch it again")
-    try:
-        yield
-    except DataError:
-        raise
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{argument}: {path} is not a text file (byte {error.start}); if it is an archive, "
-            "unpack it"
-        ) from None
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{argument}: {path} is not JSON: {error.msg} in line {error.lineno}, column "
-            f"{error.colno}; a file that was cut short has to be fetched again"
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{argument}: {path} cannot be read as JSON: {error}") from None
 
 
 def objects(entries: Any, what: str, problems: Problems) -> list[dict[str, Any]]:
@@ -115,39 +69,15 @@ def box_column(boxes: Sequence[Any]) -> np.ndarray:
     return float_column(list(chain.from_iterable(fitting))).reshape(-1, 4)
 
 
-def as_float(value: Any) -> float:
-    """NaN for what is not a number."""
-    try:
-        return float(value) if isinstance(value, int | float) else float("nan")
-    except OverflowError:
-        return float("inf")
-
-
 def as_id(value: Any) -> int:
     """`NO_ID` for what is not a whole number below 2^62."""
     whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
     return int(value) if whole and abs(value) < -NO_ID else NO_ID
 
 
-def as_floats(values: list[Any] | array) -> array:
-    """float32; NaN for what is not a number."""
-    try:
-        return array("f", values)
-    except (TypeError, OverflowError):
-        return array("f", map(as_float, values))
-
-
 def _used_with_outlines(node: dict[str, Any]) -> dict[str, Any]:
-    used = _used(node) | {key: node[key] for key in ("counts", "size") if key in node}
+    used = used_keys(node) | {key: node[key] for key in ("counts", "size") if key in node}
     outline = node.get("segmentation")
     if isinstance(outline, list):
         outline = [as_floats(polygon) for polygon in outline if isinstance(polygon, list)]
     return used if outline is None else used | {"segmentation": outline}
-
-
-def _used(node: dict[str, Any]) -> dict[str, Any]:
-    node = {key: value for key, value in node.items() if key in _USED_KEYS}
-    keypoints = node.get("keypoints")
-    if isinstance(keypoints, list) and "image_id" in node:
-        node["keypoints"] = as_floats(keypoints)
-    return node

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ppose.data.coco_json import Id, as_float, as_id, box_column, opened_json
+from ppose.data.coco_json import Id, as_id, box_column, opened_json
+from ppose.data.json_file import as_float
 from ppose.data.json_text import JsonText
 from ppose.data.outlines import Segmentations
 from ppose.data.pictures import ImageTable, PlainImage, read_images

@@ -13,7 +13,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from ppose import geometry
-from ppose.data.coco_json import as_floats, as_id
+from ppose.data.coco_json import as_id
+from ppose.data.json_file import as_floats
 
 _BITS = 4  # binary digits of a pixel's fraction in which polygons are drawn
 _MAX_PIXELS = 2**31 - 1  # of a picture with run lengths; pycocotools counts with 32 bits

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any, Protocol
+from typing import Any
 
+from ppose.cli import Group
 from ppose.deploy.session import BACKENDS, DEVICES, PRECISIONS
 
 # Parsers have None in their place, so that it shows what was given.
@@ -18,14 +19,7 @@ _DEFAULTS = {
 }
 
 
-class _Group(Protocol):
-    """A parser, or a group of its options."""
-
-    def add_argument(self, *names: str, **settings: Any) -> argparse.Action:
-        """As of `argparse.ArgumentParser`."""
-
-
-def add_detector(group: _Group, without: str = "a picture is one person who fills it") -> None:
+def add_detector(group: Group, without: str = "a picture is one person who fills it") -> None:
     """Adds --det_model_dir and --det_threshold, and says what is so without a detector."""
     group.add_argument(
         "--det_model_dir",
@@ -39,7 +33,7 @@ def add_detector(group: _Group, without: str = "a picture is one person who fill
     )
 
 
-def add_machine(group: _Group) -> None:
+def add_machine(group: Group) -> None:
     """Adds --backend, --device, --precision and --threads."""
     group.add_argument(
         "--backend",

@@ -125,6 +125,18 @@ def test_a_backend_that_is_not_installed_is_named(bottom_up_bundle, tmp_path):
     assert "Traceback" not in run.stderr
 
 
+def test_boxes_of_a_file(top_down_bundle, tmp_path):
+    run = run_without(
+        sorted({*TRAINING, *BACKENDS} - {"onnxruntime"}),
+        ROOT / "deploy" / "infer.py",
+        *("--model_dir", top_down_bundle, "--image_file", PEOPLE, "--output_dir", tmp_path),
+        *("--backend", "onnxruntime", "--bbox_file", PEOPLE.with_name("boxes.json")),
+    )
+    assert run.returncode == 0, run.stderr
+    [image] = json.loads((tmp_path / "poses.json").read_text())["images"]
+    assert image["box_source"] == "boxes.json"
+
+
 def test_help_needs_nothing():
     run = run_without([*TRAINING, *BACKENDS], ROOT / "deploy" / "infer.py", "--help")
     assert run.returncode == 0, run.stderr

@@ -40,6 +40,31 @@ def test_given_boxes_give_what_the_config_gives(top_down_bundle, tmp_path):
     assert cv2.imread(str(tmp_path / "people.jpg")).shape == cv2.imread(str(PEOPLE)).shape
 
 
+@pytest.mark.parametrize(("least", "people"), [([], 2), (["--min_box_score", 0.6], 1)])
+def test_boxes_of_a_file(top_down_bundle, tmp_path, least, people):
+    entries = [
+        {"file_name": PEOPLE.name, "bbox": list(box), "score": score}
+        for box, score in zip(BOXES, (0.9, 0.5), strict=True)
+    ]
+    table = tmp_path / "boxes.json"
+    table.write_text(json.dumps(entries))
+    run = infer(
+        *("--model_dir", top_down_bundle, "--image_dir", PEOPLE, "--output_dir", tmp_path / "out"),
+        *("--backend", "onnxruntime", "--bbox_file", table, *least),
+    )
+    assert run.returncode == 0, run.stderr
+    [keypoints] = found_in(tmp_path / "out")
+    expected = ppose.load(ROOT / "configs" / "quickstart.yml")(PEOPLE, BOXES[:people]).keypoints
+    assert np.abs(keypoints[..., :2] - expected[..., :2]).max() < 0.05
+
+
+def test_results_of_bundles_do_not_mix(bottom_up_bundle, tmp_path):
+    command = [sys.executable, str(ROOT / "deploy" / "infer.py"), "--backend", "onnxruntime"]
+    command += ["--model_dir", str(bottom_up_bundle), "--image_file", str(PEOPLE)]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert (tmp_path / "output" / "deploy" / bottom_up_bundle.name / "poses.json").is_file()
+
+
 def test_a_folder_in_which_one_picture_is_damaged(bottom_up_bundle, tmp_path):
     photos = tmp_path / "photos"
     photos.mkdir()
@@ -113,6 +138,10 @@ def test_video_alone_writes_no_pictures(bottom_up_bundle, clip, tmp_path):
             "-gpu in its place",
         ),
         (["--image_dir", ROOT, "--box", "1", "2", "3", "4"], 2, "--box goes with --image_file"),
+        (["--video_file", "a.mp4", "--bbox_file", "b.json"], 2, "--bbox_file goes with pictures"),
+        (["--image_file", PEOPLE, "--bbox_file", "nowhere.json"], 1, "no file nowhere.json"),
+        (["--image_file", PEOPLE, "--bbox_file", "b", "--box", *"1234"], 2, "not both"),
+        (["--image_file", PEOPLE, "--bbox_file", "b", "--det_model_dir", "d"], 2, "not both"),
         ([], 2, "one of the arguments"),
     ],
 )
