@@ -7,6 +7,7 @@
 Each row of the first table is a process of its own that loads one network and runs it from array
 to array; all rows of a batch size take turns, each with the cores for itself.
 
+- engine: what runs it inside Paddle Inference.
 - x best: p50 by that of the fastest backend for this network, batch size and precision.
 - load s: from files to a network that can be run, without the import of the backend; first ms: its
   first run.
@@ -253,6 +254,7 @@ def network_row(one: Combination, batch: int, found: Found) -> dict[str, Any]:
     return {
         "batch": batch,
         **asdict(one),
+        "engine": facts["engine"],
         "p50 ms": float(np.median(ms)),
         "p95 ms": float(np.percentile(ms, 95)),
         "x best": 1.0,
@@ -294,7 +296,7 @@ def picture_row(one: Combination, people: int, found: Found) -> dict[str, Any]:
 
 def start_network(
     one: Combination, folder: Path, batch: int, args: argparse.Namespace
-) -> tuple[dict[str, float], Work]:
+) -> tuple[dict[str, Any], Work]:
     """Loads a network and runs it once; its turns are runs of a batch."""
     from ppose.deploy.bundle import Bundle
     from ppose.deploy.model import load_runner
@@ -313,7 +315,8 @@ def start_network(
         return {ALL: time.perf_counter() - start}
 
     first = run(batch)[ALL]
-    return {"imported MiB": imported, "load s": loaded, "first ms": 1000 * first}, run
+    facts = {"imported MiB": imported, "load s": loaded, "first ms": 1000 * first}
+    return facts | {"engine": session.engine}, run
 
 
 def start_finder(

@@ -131,7 +131,7 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
 
 
 def measured(name: str, experiment: Experiment, folder: Path) -> tuple[dict[str, Any], Session]:
-    from ppose.deploy.backends.paddle import int8_kernels
+    from ppose.deploy.backends.paddle_kernels import int8_kernels
     from ppose.deploy.model import load_runner
     from ppose.engine.evaluate import evaluate
     from ppose.export.bundle import export_bundle

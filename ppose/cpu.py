@@ -11,6 +11,9 @@ from pathlib import Path
 # Instructions that MKL's path for AVX-512 takes.
 _AVX512 = {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 
+# Paddle sets it to 1 where the user has not, when it is imported.
+_OMP_IS_THE_USERS = "OMP_NUM_THREADS" in os.environ or "paddle" in sys.modules
+
 # Of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
 
@@ -72,6 +75,14 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def default_threads() -> int:
+    """OMP_NUM_THREADS, or all cores that this process may use."""
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    if threads == "1" and not _OMP_IS_THE_USERS and "paddle" in sys.modules:
+        return usable_cores()
+    return int(threads) if threads.isdecimal() and int(threads) else usable_cores()
 
 
 def keep_memory(environment: Mapping[str, str] = os.environ) -> bool:

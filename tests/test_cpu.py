@@ -56,6 +56,25 @@ def test_importing_ppose_prepares_before_paddle(omp, numba):
     assert run(IMPORT, OMP_NUM_THREADS=omp) == ["5", numba, "False", "False"]
 
 
+THREADS = """
+import sys
+import ppose
+if "paddle" in sys.argv:
+    import paddle
+from ppose.cpu import default_threads
+print(default_threads())
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"), [({}, usable_cores()), ({"OMP_NUM_THREADS": "1"}, 1)]
+)
+def test_paddle_does_not_say_how_many_threads_there_are(given, expected):
+    """It sets OMP_NUM_THREADS to 1 when it is imported."""
+    code = THREADS.replace("sys.argv", '["paddle"]')
+    assert run(code, **given) == [str(expected)] == run(THREADS, **given)
+
+
 # Page faults of a large buffer that is taken a second time.
 FAULTS = """
 import resource

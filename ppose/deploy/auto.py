@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
+from ppose.cpu import default_threads
 from ppose.deploy.session import (
     BACKENDS,
     PACKAGES,
     BackendError,
     Session,
     Tensor,
-    default_threads,
     find_model,
     model_files,
     session_of,

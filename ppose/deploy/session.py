@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import glob
 import importlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ppose.cpu import usable_cores
+from ppose.cpu import default_threads, usable_cores
 from ppose.errors import PposeError
 
 BACKENDS = ("paddle", "onnxruntime", "openvino")
@@ -96,6 +95,7 @@ class Session(ABC):
 
     Attributes:
         backend: of `BACKENDS`.
+        engine: what runs the model inside a backend that has several.
         path, device, precision, threads: as above.
         inputs, outputs: in the order of `run`.
 
@@ -105,10 +105,18 @@ class Session(ABC):
     """
 
     backend: ClassVar[str]
+    engine: str = ""
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
 
-    def __init__(self, path: str | Path, device: str, precision: str, threads: int | None):
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        device: str = "cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ):
         _check_settings(device, precision, threads)
         self.path = Path(path)
         self.device = device
@@ -117,6 +125,7 @@ class Session(ABC):
         for file in model_files(self.path):
             if not file.is_file():
                 raise BackendError(f"{file}: no such file; export the model again")
+        self._load()
 
     def run(self, *arrays: np.ndarray) -> list[np.ndarray]:
         """The outputs for the inputs, each in its order. Later runs do not change them.
@@ -134,6 +143,10 @@ class Session(ABC):
             raise BackendError(
                 f"{self.path}: {self.backend} cannot run it with {shapes}: {reason(error)}"
             ) from error
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Makes the model ready to run, and sets `inputs` and `outputs`."""
 
     @abstractmethod
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]: ...
@@ -283,12 +296,6 @@ def _parts(path: Path) -> list[Path]:
     """A model's file and the weights that its form has apart."""
     apart = _WEIGHTS.get(path.suffix)
     return [path, path.with_suffix(apart)] if apart else [path]
-
-
-def default_threads() -> int:
-    """OMP_NUM_THREADS, or all cores that this process may use."""
-    threads = os.environ.get("OMP_NUM_THREADS", "")
-    return int(threads) if threads.isdecimal() and int(threads) else usable_cores()
 
 
 def reason(error: BaseException) -> str:

@@ -152,7 +152,7 @@ def compress(path: str | Path, overrides: Iterable[str] = ()) -> list[Row]:
     """
     plan, rest = _read(path, overrides)
     study = Study(plan, rest)
-    from ppose.deploy.backends.paddle import int8_kernels
+    from ppose.deploy.backends.paddle_kernels import int8_kernels
 
     # With the same boxes for all, the teacher too.
     data = study.of("student", "student").val_dataset

@@ -137,7 +137,7 @@ def test_known_hashes_are_not_computed_again(model, measured, monkeypatch):
 
 
 def test_threads_of_the_environment_count(model, measured, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
     open_session(model)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert open_session(model).threads == 2

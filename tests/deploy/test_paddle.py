@@ -1,8 +1,12 @@
 """What is Paddle's alone: oneDNN, its int8 kernels, and both forms of files."""
 
+import re
+import shutil
 import struct
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +15,18 @@ import pytest
 import two
 from branchy import SIZE_WH, branchy, error, outputs, pictures, quantized
 from conftest import ROOT
+from hypothesis import given
+from hypothesis import strategies as st
 from plain_export import export_network
 
-from ppose.deploy.backends.paddle import PaddleSession, int8_kernels
-from ppose.deploy.backends.paddle_files import read_program
-from ppose.deploy.session import BackendError, Tensor, open_session
+from ppose.cpu import usable_cores
+from ppose.deploy.backends import paddle_engines, wire
+from ppose.deploy.backends.paddle import PaddleSession
+from ppose.deploy.backends.paddle_engines import ENGINES, why_not_openvino
+from ppose.deploy.backends.paddle_files import Program, read_program
+from ppose.deploy.backends.paddle_kernels import int8_kernels
+from ppose.deploy.session import BackendError, SettingError, Tensor, open_session
+from ppose.export.pdmodel import trace
 from ppose.slim.quantize import quantized_layers
 
 
@@ -28,19 +39,150 @@ def exports(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("onednn", [True, False])
+@pytest.mark.parametrize("engine", [*ENGINES, None])
 @pytest.mark.parametrize("threads", [None, 1, 2])
-def test_settings_change_no_float_result(exports, onednn, threads):
+def test_settings_change_no_float_result(exports, engine, threads):
     path = exports / "float" / "model.pdmodel"
-    session = PaddleSession(path, onednn=onednn, threads=threads)
+    session = PaddleSession(path, engine=None if engine == "openvino" else engine, threads=threads)
     assert error(session.run(pictures())[0], outputs(branchy(), pictures())) < 1e-4
 
 
-def test_without_onednn_the_last_digits_differ(exports):
-    """Else one of both is not what it says."""
+def test_engines_differ_in_the_last_digits(exports):
+    """Else one is not what it says."""
     path = exports / "float" / "model.pdmodel"
-    one, other = (PaddleSession(path, onednn=on).run(pictures())[0] for on in (True, False))
-    assert (one != other).any()
+    found = [PaddleSession(path, engine=engine).run(pictures())[0] for engine in ENGINES]
+    assert (found[0] != found[1]).any()
+    assert (found[1] != found[2]).any()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_takes_batches_by_turns(exports, engine):
+    session = PaddleSession(exports / "float" / "model.pdmodel", engine=engine)
+    for count in (1, 4, 2):
+        (found,) = session.run(pictures(count))
+        assert error(found, outputs(branchy(), pictures(count))) < 1e-4
+
+
+def test_the_fastest_engine_that_can_is_taken(exports, tmp_path):
+    assert PaddleSession(exports / "float" / "model.pdmodel").engine == "openvino"
+    int8 = exports / "int8" / "model.pdmodel"
+    assert PaddleSession(int8).engine == "onednn"
+    assert PaddleSession(int8, precision="int8").engine == "onednn"
+    assert PaddleSession(two.write_json(tmp_path)).engine == "onednn"
+    assert PaddleSession(two.write_pdmodel(tmp_path)).engine == "onednn"  # any size
+
+
+PLAIN = Program(frozenset({"feed", "fetch", "conv2d"}), {}, [], "a")
+QUANTIZED = replace(PLAIN, kinds=PLAIN.kinds | {"quantize_linear", "dequantize_linear"})
+ANY_SIZE = Tensor("images", "float32", (-1, 3, -1, -1))
+
+
+@pytest.mark.parametrize(
+    ("program", "setting", "why"),
+    [
+        (PLAIN, {}, ""),
+        (PLAIN, {"threads": usable_cores()}, ""),
+        (PLAIN, {"threads": usable_cores() + 1}, r"1 thread or all \d+, not"),
+        (QUANTIZED, {"precision": "int8"}, "in other places than training did"),
+        (QUANTIZED, {}, "not been compared on dequantize_linear, quantize_linear"),
+        (PLAIN, {"old_form": False}, "the old form, .pdmodel"),
+        (replace(PLAIN, kinds=PLAIN.kinds | {"while"}), {}, "not been compared on while"),
+        (replace(PLAIN, tensors={"images": ANY_SIZE}), {}, "pictures of one size"),
+        (replace(PLAIN, convolved=""), {}, "networks with convolutions"),
+    ],
+)
+def test_what_openvino_does_not_run(program, setting, why):
+    found = why_not_openvino(
+        program, **{"old_form": True, "precision": "fp32", "threads": 1, **setting}
+    )
+    assert re.search(why, found) if why else found == ""
+
+
+def test_threads_of_openvino_do_not_meet_those_of_others(monkeypatch):
+    """It binds several to the first cores."""
+    monkeypatch.setattr(paddle_engines, "usable_cores", lambda: 4)
+    given = {"old_form": True, "precision": "fp32"}
+    found = {n: why_not_openvino(PLAIN, threads=n, **given) for n in (1, 2, 4)}
+    assert found == {1: "", 2: "it takes 1 thread or all 4, not 2", 4: ""}
+
+
+def test_an_engine_that_cannot_run_the_model(exports):
+    with pytest.raises(BackendError, match=r"not by the engine openvino: .*quantize_linear"):
+        PaddleSession(exports / "int8" / "model.pdmodel", engine="openvino")
+    with pytest.raises(SettingError, match="engine: expected one of openvino, onednn, plain"):
+        PaddleSession(exports / "float" / "model.pdmodel", engine="tensorrt")
+
+
+def test_sessions_of_openvino_keep_apart(tmp_path):
+    """Networks of other weights and the same names, at once and one after another."""
+    networks = [branchy(), branchy()]
+    for weight in networks[1].parameters():
+        weight.set_value(1.5 * weight)
+    for i, network in enumerate(networks):
+        export_network(network, tmp_path / str(i), SIZE_WH)
+    files = [tmp_path / str(i) / "model.pdmodel" for i in (0, 1, 0)]
+    sessions = [PaddleSession(file, engine="openvino") for file in files]
+    expected = [outputs(networks[i], pictures()) for i in (0, 1, 0)]
+    assert error(expected[0], expected[1]) > 0.1
+    for session, one in zip(sessions, expected, strict=True):
+        assert error(session.run(pictures())[0], one) < 1e-4
+    file = tmp_path / "0"
+    export_network(networks[1], file, SIZE_WH)
+    changed = PaddleSession(files[0], engine="openvino")
+    assert error(changed.run(pictures())[0], expected[1]) < 1e-4
+    assert error(sessions[0].run(pictures())[0], expected[0]) < 1e-4
+
+
+def test_sessions_of_openvino_in_several_threads(exports):
+    file = exports / "float" / "model.pdmodel"
+    given = [pictures(count, seed=count) for count in (1, 2, 3, 4)]
+    expected = [outputs(branchy(), one) for one in given]
+
+    def largest(i):
+        session = PaddleSession(file, engine="openvino")
+        return max(error(session.run(given[i])[0], expected[i]) for _ in range(20))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(largest, range(4))) < 1e-4
+
+
+def test_openvino_keeps_no_files(exports, tmp_path, monkeypatch):
+    shutil.copytree(exports / "float", tmp_path / "model")
+    work, temporary = tmp_path / "work", tmp_path / "tmp"
+    work.mkdir()
+    temporary.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    session = PaddleSession(tmp_path / "model" / "model.pdmodel", engine="openvino")
+    session.run(pictures())
+    assert not [*work.iterdir(), *temporary.iterdir()]
+    assert len(list((tmp_path / "model").iterdir())) == 2
+
+
+class FourAtOnce(paddle.nn.Layer):
+    """Adds what is 4 pictures large; (N, 3, 16, 16) → (N, 4, 16, 16)."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = paddle.nn.Conv2D(3, 4, 3, padding=1)
+        self.more = self.create_parameter([4, 4, 16, 16])
+
+    def forward(self, x):
+        return self.conv(x) + self.more
+
+
+def test_a_run_that_fails_in_openvino(tmp_path):
+    """Paddle itself hands on what the run before gave."""
+    network = FourAtOnce().eval()
+    program = trace(network, (-1, 3, 16, 16))
+    (result,) = program.results
+    program.shapes[result] = (-1, 4, 16, 16)
+    program.save(tmp_path / "model.pdmodel", tmp_path / "model.pdiparams")
+    session = PaddleSession(tmp_path / "model.pdmodel", engine="openvino")
+    (found,) = session.run(pictures(4, (16, 16)))
+    assert error(found, outputs(network, pictures(4, (16, 16)))) < 1e-4
+    with pytest.raises(BackendError, match="its OpenVINO gives 4 results for 3 inputs"):
+        session.run(pictures(3, (16, 16)))
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="Linux alone lists threads there")
@@ -50,7 +192,7 @@ def test_threads(exports):
         "from ppose.deploy.backends.paddle import PaddleSession\n"
         "from ppose.deploy.timing import some_inputs\n"
         "for threads in (1, 3):\n"
-        "    session = PaddleSession(sys.argv[1], threads=threads)\n"
+        "    session = PaddleSession(sys.argv[1], threads=threads, engine='onednn')\n"
         "    before = len(os.listdir('/proc/self/task'))\n"
         "    session.run(*some_inputs(session))\n"
         "    print(len(os.listdir('/proc/self/task')) - before)\n"
@@ -79,8 +221,13 @@ def test_kernels(exports):
     assert sum(found.names.values()) == runs
     found = int8_kernels(exports / "int8", precision="fp32")
     assert (found.int8, found.float32) == (0, runs)
-    found = int8_kernels(exports / "float" / "model.pdmodel", precision="fp32")
-    assert (found.int8, found.float32) == (0, runs)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onednn"])
+def test_kernels_of_float_networks(exports, engine):
+    path = exports / "float" / "model.pdmodel"
+    found = int8_kernels(path, precision="fp32", engine=engine)
+    assert (found.int8, found.float32) == (0, int8_kernels(exports / "int8").int8)
 
 
 def test_kernels_of_paddle_3_form(tmp_path):
@@ -105,8 +252,8 @@ def test_excluded_layers_run_in_float(tmp_path):
 
 def test_what_a_cpu_does_not_do(exports):
     path = exports / "int8" / "model.pdmodel"
-    with pytest.raises(ValueError, match="onednn has to be on"):
-        PaddleSession(path, precision="int8", onednn=False)
+    with pytest.raises(ValueError, match="take the engine onednn"):
+        PaddleSession(path, precision="int8", engine="plain")
     with pytest.raises(BackendError, match=r"fp16 runs on a GPU only; on a CPU take fp32, or int8"):
         PaddleSession(path, precision="fp16")
 
@@ -216,3 +363,9 @@ def test_weights_of_impossible_size(tmp_path, sides):
     (tmp_path / "model.pdiparams").write_bytes(head + tensor)
     with pytest.raises(BackendError, match="damaged at tensor 0 of 1 .the file ends within it"):
         open_session(tmp_path, backend="paddle")
+
+
+@given(number=st.integers(1, 2**20), content=st.binary(max_size=300))
+def test_fields_are_read_as_they_were_written(number, content):
+    written = wire.field(number, content)
+    assert list(wire.fields(memoryview(written))) == [(number, content)]

@@ -14,6 +14,7 @@ import pytest
 import two
 from conftest import ROOT
 
+from ppose.cpu import default_threads
 from ppose.deploy import session as session_module
 from ppose.deploy.session import (
     BACKENDS,
@@ -21,7 +22,6 @@ from ppose.deploy.session import (
     BackendError,
     SettingError,
     Tensor,
-    default_threads,
     find_model,
     model_files,
     open_session,

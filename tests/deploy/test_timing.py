@@ -16,6 +16,9 @@ class Shapes(Session):
     def __init__(self, *inputs):
         self.inputs = inputs
 
+    def _load(self):
+        raise NotImplementedError
+
     def _run(self, arrays):
         raise NotImplementedError
 

@@ -29,17 +29,9 @@ class OnnxRuntimeSession(Session):
 
     backend = "onnxruntime"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        device: str = "cpu",
-        precision: str = "fp32",
-        threads: int | None = None,
-    ):
-        super().__init__(path, device, precision, threads)
+    def _load(self) -> None:
         self._check_precision(_read_content(self.path))
-        provider = _PROVIDERS[device]
+        provider = _PROVIDERS[self.device]
         available = onnxruntime.get_available_providers()
         if provider not in available:
             raise self._refuse(
@@ -52,7 +44,7 @@ class OnnxRuntimeSession(Session):
         options.log_severity_level = _FATAL
         # Else its threads keep the cores busy for a while behind each run.
         options.add_session_config_entry("session.force_spinning_stop", "1")
-        if precision == "fp32":
+        if self.precision == "fp32":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
             self._session = onnxruntime.InferenceSession(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,17 +19,9 @@ class OpenVinoSession(Session):
 
     backend = "openvino"
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        device: str = "cpu",
-        precision: str = "fp32",
-        threads: int | None = None,
-    ):
-        super().__init__(path, device, precision, threads)
+    def _load(self) -> None:
         core = openvino.Core()
-        name = _DEVICES[device]
+        name = _DEVICES[self.device]
         if name not in core.available_devices:
             raise self._refuse(
                 f"it sees no {name} but {', '.join(core.available_devices)}; install the drivers "
@@ -48,9 +39,9 @@ class OpenVinoSession(Session):
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             # Left to itself it takes bfloat16 on CPUs that have it.
-            "INFERENCE_PRECISION_HINT": "f16" if precision == "fp16" else "f32",
+            "INFERENCE_PRECISION_HINT": "f16" if self.precision == "fp16" else "f32",
         }
-        if device == "cpu":
+        if self.device == "cpu":
             settings["INFERENCE_NUM_THREADS"] = self.threads
             # A thread that is bound to a core waits for whatever else runs there.
             settings["ENABLE_CPU_PINNING"] = False

@@ -47,11 +47,13 @@ class Program:
         kinds: of its operators, such as conv2d.
         tensors: name → what goes in or comes out, and in the old form what is between.
         weights: type and shape of each, in the order of their file.
+        convolved: in the old form, what the first convolution makes; empty if there is none.
     """
 
     kinds: frozenset[str]
     tensors: dict[str, Tensor]
     weights: list[Form]
+    convolved: str = ""
 
 
 def read_program(path: Path) -> Program:
@@ -95,7 +97,8 @@ def check_weights(path: Path, program: Program) -> None:
 def _old_form(message: memoryview) -> Program:
     """Of framework.proto: ProgramDesc 1 blocks; BlockDesc 3 vars, 4 ops; OpDesc 3 type."""
     blocks = list(wire.messages(message, 1))
-    kinds = {wire.text(op, 3) for block in blocks for op in wire.messages(block, 4)}
+    operators = [op for block in blocks for op in wire.messages(block, 4)]
+    kinds = {wire.text(op, 3) for op in operators}
     if not {"feed", "fetch"} <= kinds:
         raise ValueError("a program without input or output")
     tensors: dict[str, Tensor] = {}
@@ -107,7 +110,33 @@ def _old_form(message: memoryview) -> Program:
         tensors[name] = Tensor(name, *form)
         if kept:
             weights.append((name, form))
-    return Program(frozenset(kinds), tensors, [form for _, form in sorted(weights)])
+    convolutions = (op for op in operators if wire.text(op, 3) in ("conv2d", "depthwise_conv2d"))
+    convolved = next((wire.text(_message(op, 2), 2) for op in convolutions), "")
+    return Program(frozenset(kinds), tensors, [form for _, form in sorted(weights)], convolved)
+
+
+def with_own_name(content: bytes, program: Program, name: str) -> bytes:
+    """The old form of a program with one more variable, of a name that is new.
+
+    Two more fields of its first block: an operator that turns what a convolution makes into this
+    variable, which nothing reads; and its VarDesc. OpDesc: 1 inputs, 2 outputs, 3 type; each of
+    the former: 1 parameter, 2 arguments.
+    """
+    block = _message(memoryview(content), 1)
+    variables = wire.messages(block, 3)
+    convolved = next(v for v in variables if wire.text(v, 1) == program.convolved)
+    place = {1: ("X", program.convolved), 2: ("Out", name)}
+    ends = (
+        wire.field(number, wire.field(1, parameter.encode()) + wire.field(2, argument.encode()))
+        for number, (parameter, argument) in place.items()
+    )
+    operator = b"".join(ends) + wire.field(3, b"relu")
+    variable = wire.field(1, name.encode()) + wire.field(2, bytes(_message(convolved, 2)))
+    longer = bytes(block) + wire.field(3, variable) + wire.field(4, operator)
+    start = content.index(bytes(block))
+    head = wire.field(1, bytes(block))
+    begin = start - (len(head) - len(block))
+    return content[:begin] + wire.field(1, longer) + content[start + len(block) :]
 
 
 def _variable(message: memoryview) -> tuple[str, Form | None, bool]:

@@ -1,4 +1,4 @@
-"""The fields of a protobuf message, without knowledge of its form."""
+"""The fields of a protobuf message, read and written without knowledge of its form."""
 
 from __future__ import annotations
 
@@ -68,6 +68,16 @@ def integers(message: memoryview, number: int) -> list[int]:
             one, at = _varint(value, at)
             found.append(_signed(one))
     return found
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field that is a message, a string or bytes."""
+    return _encoded(number << 3 | _BYTES) + _encoded(len(content)) + content
+
+
+def _encoded(value: int) -> bytes:
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + _encoded(rest) if rest else bytes([low])
 
 
 def _signed(value: int) -> int:
