@@ -159,6 +159,15 @@ def test_openvino_keeps_no_files(exports, tmp_path, monkeypatch):
     assert len(list((tmp_path / "model").iterdir())) == 2
 
 
+def test_openvino_without_room_for_files(exports, tmp_path, monkeypatch):
+    shutil.copytree(exports / "float", tmp_path / "model")
+    file = tmp_path / "model" / "model.pdmodel"
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    assert PaddleSession(file).engine == "onednn"
+    with pytest.raises(BackendError, match=r"not by the engine openvino: .*temporary.*nowhere"):
+        PaddleSession(file, engine="openvino")
+
+
 class FourAtOnce(paddle.nn.Layer):
     """Adds what is 4 pictures large; (N, 3, 16, 16) → (N, 4, 16, 16)."""
 

@@ -79,8 +79,13 @@ class PaddleSession(Session):
         if self._asked in (None, "openvino"):
             why = why_not_openvino(program, precision=self.precision, **how)
             if not why:
-                self.engine = "openvino"
-                return _SHARED.get(files, program, self.threads)
+                try:
+                    predictor = _SHARED.get(files, program, self.threads)
+                except OSError as error:
+                    why = f"it needs a folder for temporary files: {error}"
+                else:
+                    self.engine = "openvino"
+                    return predictor
             if self._asked:
                 raise self._refuse(f"not by the engine openvino: {why}")
         if self._asked == "plain":

@@ -21,6 +21,7 @@ _DTYPES = {
     **{20: "uint8", 21: "int8", 22: "bfloat16"},
 }
 _DENSE = 7
+_CONVOLUTIONS = {"conv2d", "depthwise_conv2d"}
 _JSON_DTYPES = {
     **{"t_bool": "bool", "t_i8": "int8", "t_ui8": "uint8", "t_i16": "int16", "t_i32": "int32"},
     **{"t_i64": "int64", "t_f16": "float16", "t_bf16": "bfloat16", "t_f32": "float32"},
@@ -97,8 +98,7 @@ def check_weights(path: Path, program: Program) -> None:
 def _old_form(message: memoryview) -> Program:
     """Of framework.proto: ProgramDesc 1 blocks; BlockDesc 3 vars, 4 ops; OpDesc 3 type."""
     blocks = list(wire.messages(message, 1))
-    operators = [op for block in blocks for op in wire.messages(block, 4)]
-    kinds = {wire.text(op, 3) for op in operators}
+    kinds = {wire.text(op, 3) for block in blocks for op in wire.messages(block, 4)}
     if not {"feed", "fetch"} <= kinds:
         raise ValueError("a program without input or output")
     tensors: dict[str, Tensor] = {}
@@ -110,8 +110,9 @@ def _old_form(message: memoryview) -> Program:
         tensors[name] = Tensor(name, *form)
         if kept:
             weights.append((name, form))
-    convolutions = (op for op in operators if wire.text(op, 3) in ("conv2d", "depthwise_conv2d"))
-    convolved = next((wire.text(_message(op, 2), 2) for op in convolutions), "")
+    convolutions = (op for op in wire.messages(blocks[0], 4) if wire.text(op, 3) in _CONVOLUTIONS)
+    made = (wire.text(_message(op, 2), 2) for op in convolutions)
+    convolved = next((name for name in made if name in tensors), "")
     return Program(frozenset(kinds), tensors, [form for _, form in sorted(weights)], convolved)
 
 
