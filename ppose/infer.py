@@ -105,8 +105,9 @@ def infer(
         raise PposeError("no picture could be read")
     scores = np.concatenate([poses.scores for poses in found])
     sure = np.count_nonzero(scores >= min_joint_score)
+    people = f"{len(scores)} {'person' if len(scores) == 1 else 'people'}"
     print(
-        f"{len(scores)} people in {len(found)} pictures, {sure} of them scored "
+        f"{people} in {len(found)} picture{'s' * (len(found) > 1)}, {sure} of them scored "
         f"{min_joint_score:g} or more: {folder}, {path}"
     )
     return finder
