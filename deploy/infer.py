@@ -6,7 +6,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppose.cli import add_boxes, add_draw_threshold, run
+from ppose.cli import add_boxes, add_draw_threshold, boxes_of, run
 
 EXAMPLES = """\
 examples:
@@ -63,14 +63,13 @@ def main() -> int:
     result.add_argument("--output_dir", help="default: output/deploy/, and the name of the bundle")
     add_draw_threshold(result)
     args = parser.parse_args()
-    for name in ("image_file", "image_dir", "video_file"):
+    for name in ("model_dir", "image_file", "image_dir", "video_file", "output_dir"):
         if getattr(args, name) == "":
             parser.error(f"--{name} is empty")
     if args.batch_size < 1:
         parser.error("--batch_size starts at 1")
     chosen = options.for_finder(options.chosen(parser, args))
-    if args.box and args.bbox_file:
-        parser.error("give --box or --bbox_file, not both")
+    boxes = boxes_of(parser, args)
     if args.box and not args.image_file:
         parser.error("--box goes with --image_file")
     if args.bbox_file and not (args.image_file or args.image_dir):
@@ -93,10 +92,8 @@ def main() -> int:
             finder,
             pictures,
             output_dir,
-            boxes=args.box,
-            bbox_file=args.bbox_file,
-            min_box_score=args.min_box_score,
             min_joint_score=args.draw_threshold,
+            **boxes,
         )
         return 0
 

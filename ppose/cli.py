@@ -12,6 +12,8 @@ import cv2
 
 from ppose.errors import PposeError
 
+_MIN_BOX_SCORE = 0.3
+
 
 class Group(Protocol):
     """A parser, or a group of its options."""
@@ -54,9 +56,27 @@ def add_boxes(group: Group) -> None:
     group.add_argument(
         "--min_box_score",
         type=float,
-        default=0.3,
-        help="leave out boxes of the file below; default 0.3",
+        help=f"leave out boxes of the file below; default {_MIN_BOX_SCORE}",
     )
+
+
+def boxes_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
+    """What the options of `add_boxes` say, as arguments of `ppose.infer.infer`; the parser's error
+    for what makes no sense."""
+    if args.bbox_file == "":
+        parser.error("--bbox_file is empty")
+    if args.box and args.bbox_file:
+        parser.error("give --box or --bbox_file, not both")
+    least = args.min_box_score
+    if least is not None and not args.bbox_file:
+        parser.error("--min_box_score goes with --bbox_file")
+    if least is not None and not 0 <= least <= 1:
+        parser.error("--min_box_score is from 0 to 1")
+    return {
+        "boxes": args.box,
+        "bbox_file": args.bbox_file,
+        "min_box_score": _MIN_BOX_SCORE if least is None else least,
+    }
 
 
 def add_draw_threshold(group: Group) -> None:

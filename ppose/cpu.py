@@ -78,7 +78,10 @@ def usable_cores() -> int:
 
 
 def default_threads() -> int:
-    """OMP_NUM_THREADS, or all cores that this process may use."""
+    """OMP_NUM_THREADS, or all cores that this process may use.
+
+    A 1 that came with Paddle, after ppose was imported, is not counted.
+    """
     threads = os.environ.get("OMP_NUM_THREADS", "")
     if threads == "1" and not _OMP_IS_THE_USERS and "paddle" in sys.modules:
         return usable_cores()

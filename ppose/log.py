@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from ppose.errors import PposeError
 from ppose.progress import print_line
@@ -75,20 +76,49 @@ def _note_end(error: BaseException) -> None:
         log.debug("error: %s", error, exc_info=error if bug else None)
 
 
+class _Silence:
+    """The standard error of C++, which is nowhere as long as anybody wants that."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._wanted = 0
+        self._kept: int | None = None
+
+    def begin(self) -> None:
+        with self._lock:
+            if self._wanted == 0:
+                self._kept = self._turn_away()
+            self._wanted += 1
+
+    def end(self) -> None:
+        with self._lock:
+            self._wanted -= 1
+            if self._wanted == 0 and self._kept is not None:
+                os.dup2(self._kept, 2)
+                os.close(self._kept)
+
+    @staticmethod
+    def _turn_away() -> int | None:
+        """What the standard error was; None if the process has none."""
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        try:
+            kept = os.dup(2)
+        except OSError:
+            return None
+        with Path(os.devnull).open("wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        return kept
+
+
+_SILENCE = _Silence()
+
+
 @contextmanager
 def native_silence() -> Iterator[None]:
-    """What C++ reports in the context does not reach the standard error."""
-    sys.stderr.flush()
-    try:
-        kept = os.dup(2)
-    except OSError:  # the process has none
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nothing, 2)
+    """What C++ reports in the context, in any thread, does not reach the standard error."""
+    _SILENCE.begin()
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)
+        _SILENCE.end()

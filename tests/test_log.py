@@ -1,10 +1,16 @@
 import logging
+import os
 import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import pytest
+from conftest import ROOT
 
 from ppose.errors import PposeError
-from ppose.log import kept_in, log
+from ppose.log import kept_in, log, native_silence
 
 STAMP = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[+-]\d{4}"
 
@@ -65,3 +71,28 @@ def test_handlers_of_the_host_program_get_nothing():
         log.info("ours")
     finally:
         logging.getLogger().removeHandler(handler)
+
+
+def test_silence_of_several_threads_ends(capfd):
+    """Each of them alone would keep the silence of another as what was before."""
+    both = Barrier(2)
+
+    def silent(first: bool) -> None:
+        with native_silence():
+            both.wait()
+            if not first:
+                both.wait()
+        if first:
+            both.wait()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(silent, (True, False)))
+    os.write(2, b"heard")
+    assert capfd.readouterr().err == "heard"
+
+
+def test_silence_without_a_standard_error():
+    code = "from ppose.log import native_silence\nwith native_silence(): print('done')"
+    command = f'exec "{sys.executable}" -c "$0" 2>&-'
+    done = subprocess.run(["sh", "-c", command, code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "done\n"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from ppose.cli import add_boxes, add_draw_threshold, parser, run
+from ppose.cli import add_boxes, add_draw_threshold, boxes_of, parser, run
 
 EXAMPLES = """\
   python tools/infer.py -c configs/quickstart.yml --infer_img=dataset/test_image/people.jpg \\
@@ -30,8 +30,7 @@ def main() -> None:
     add_boxes(arguments)
     add_draw_threshold(arguments)
     args = arguments.parse_args()
-    if args.box and args.bbox_file:
-        arguments.error("give --box or --bbox_file, not both")
+    boxes = boxes_of(arguments, args)
 
     from ppose.engine.infer import infer_with
     from ppose.experiment import Experiment
@@ -40,10 +39,8 @@ def main() -> None:
         Experiment.from_file(args.config, args.override),
         pictures=args.infer_img,
         output_dir=args.output_dir,
-        boxes=args.box,
-        bbox_file=args.bbox_file,
-        min_box_score=args.min_box_score,
         min_joint_score=args.draw_threshold,
+        **boxes,
     )
 
 

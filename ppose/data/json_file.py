@@ -36,6 +36,8 @@ def read_json(path: Path, argument: str) -> Any:
 @contextmanager
 def explained(path: Path, argument: str) -> Iterator[None]:
     """Errors of a file that cannot be read become a DataError that names it."""
+    if path.is_dir():
+        raise DataError(f"{argument}: {path} is a folder; name a file in it")
     if not path.is_file():
         raise DataError(f"{argument}: there is no file {path}: {nearest_path(path)}")
     if path.stat().st_size == 0:

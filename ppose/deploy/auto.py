@@ -29,7 +29,7 @@ from ppose.deploy.timing import some_inputs, take_turns
 from ppose.files import whole_file
 from ppose.log import log
 
-FORM = "ppose backends 1"
+FORM = "ppose backends 2"
 RUNS, WARMUP = 5, 2
 _KEPT = 100  # choices in the cache's file
 

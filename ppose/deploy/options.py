@@ -49,7 +49,9 @@ def add_machine(group: Group) -> None:
         "so; default: fp32. Of the network of poses alone: a detector runs in fp32",
     )
     group.add_argument(
-        "--threads", type=int, help="of the CPU, for a detector too; default: all cores"
+        "--threads",
+        type=int,
+        help="of the CPU, for a detector too; default: OMP_NUM_THREADS, or all cores",
     )
 
 

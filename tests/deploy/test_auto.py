@@ -145,7 +145,7 @@ def test_threads_of_the_environment_count(model, measured, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{", "[]", '{"form": "other"}', '{"form": "ppose backends 1", "choices": [1]}']
+    "content", ["", "{", "[]", '{"form": "other"}', '{"form": "ppose backends 2", "choices": [1]}']
 )
 def test_a_useless_cache(model, measured, content):
     cache_path().parent.mkdir(parents=True)

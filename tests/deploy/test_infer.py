@@ -58,7 +58,7 @@ def test_boxes_of_a_file(top_down_bundle, tmp_path, least, people):
     assert np.abs(keypoints[..., :2] - expected[..., :2]).max() < 0.05
 
 
-def test_results_of_bundles_do_not_mix(bottom_up_bundle, tmp_path):
+def test_each_bundle_has_a_folder_of_results(bottom_up_bundle, tmp_path):
     command = [sys.executable, str(ROOT / "deploy" / "infer.py"), "--backend", "onnxruntime"]
     command += ["--model_dir", str(bottom_up_bundle), "--image_file", str(PEOPLE)]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
@@ -141,6 +141,10 @@ def test_video_alone_writes_no_pictures(bottom_up_bundle, clip, tmp_path):
         (["--video_file", "a.mp4", "--bbox_file", "b.json"], 2, "--bbox_file goes with pictures"),
         (["--image_file", PEOPLE, "--bbox_file", "nowhere.json"], 1, "no file nowhere.json"),
         (["--image_file", PEOPLE, "--bbox_file", "b", "--box", *"1234"], 2, "not both"),
+        (["--image_file", PEOPLE, "--bbox_file", ""], 2, "--bbox_file is empty"),
+        (["--image_file", PEOPLE, "--bbox_file", ROOT], 1, "is a folder"),
+        (["--image_file", PEOPLE, "--min_box_score", "0.5"], 2, "goes with --bbox_file"),
+        (["--image_file", PEOPLE, "--bbox_file", "b", "--min_box_score", "nan"], 2, "0 to 1"),
         (["--image_file", PEOPLE, "--bbox_file", "b", "--det_model_dir", "d"], 2, "not both"),
         ([], 2, "one of the arguments"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 from threading import Lock
 
@@ -74,14 +76,18 @@ class SharedEngines:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], Predictor] = {}
+        self._loading: dict[tuple[object, ...], Lock] = defaultdict(Lock)
         self._lock = Lock()
+        self._numbers = count()
 
     def get(self, files: Sequence[Path], program: Program, threads: int) -> Predictor:
         """The engine of a program and its weights."""
         key = (threads, *map(_identity, files))
         with self._lock:
+            loading = self._loading[key]
+        with loading:
             if key not in self._kept:
-                self._kept[key] = _openvino(files, program, threads, len(self._kept))
+                self._kept[key] = _openvino(files, program, threads, next(self._numbers))
             return self._kept[key]
 
 
@@ -93,9 +99,12 @@ def why_not_openvino(program: Program, *, old_form: bool, precision: str, thread
         return "it rounds in other places than training did"
     if unknown := sorted(program.kinds - _KNOWN_TO_OPENVINO):
         return f"it has not been compared on {', '.join(unknown)}"
-    # Paddle only logs what goes wrong in its runs, as sizes can, and hands on the output before.
+    # Paddle only logs what goes wrong in its runs, as sizes can, and hands on the output before,
+    # which is noticed where it is for another number of pictures.
     if any(side < 0 for tensor in program.tensors.values() for side in tensor.shape[1:]):
         return "it takes pictures of one size"
+    if len({program.tensors[name].open_batch for name in program.ends}) > 1:
+        return "it takes as many pictures as it gives results"
     # It binds threads to the first cores, where those of other processes would be too.
     if threads not in (1, usable_cores()):
         return f"it takes 1 thread or all {usable_cores()}, not {threads}"
@@ -187,4 +196,4 @@ def _config(files: Sequence[Path], threads: int) -> Config:
 def _identity(file: Path) -> tuple[int, ...]:
     """Of a file as it is now."""
     found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

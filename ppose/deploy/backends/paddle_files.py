@@ -48,12 +48,14 @@ class Program:
         kinds: of its operators, such as conv2d.
         tensors: name → what goes in or comes out, and in the old form what is between.
         weights: type and shape of each, in the order of their file.
+        ends: in the old form, names of inputs and outputs.
         convolved: in the old form, what the first convolution makes; empty if there is none.
     """
 
     kinds: frozenset[str]
     tensors: dict[str, Tensor]
     weights: list[Form]
+    ends: tuple[str, ...] = ()
     convolved: str = ""
 
 
@@ -110,10 +112,19 @@ def _old_form(message: memoryview) -> Program:
         tensors[name] = Tensor(name, *form)
         if kept:
             weights.append((name, form))
-    convolutions = (op for op in wire.messages(blocks[0], 4) if wire.text(op, 3) in _CONVOLUTIONS)
-    made = (wire.text(_message(op, 2), 2) for op in convolutions)
-    convolved = next((name for name in made if name in tensors), "")
-    return Program(frozenset(kinds), tensors, [form for _, form in sorted(weights)], convolved)
+    operators = [(wire.text(op, 3), op) for op in wire.messages(blocks[0], 4)]
+    made = [wire.text(_message(op, 2), 2) for kind, op in operators if kind in _CONVOLUTIONS]
+    return Program(
+        frozenset(kinds),
+        tensors,
+        [form for _, form in sorted(weights)],
+        ends=tuple(
+            wire.text(_message(op, 2 if kind == "feed" else 1), 2)
+            for kind, op in operators
+            if kind in ("feed", "fetch")
+        ),
+        convolved=next((name for name in made if name in tensors), ""),
+    )
 
 
 def with_own_name(content: bytes, program: Program, name: str) -> bytes:

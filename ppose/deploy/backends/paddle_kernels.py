@@ -1,4 +1,4 @@
-"""Which kernels oneDNN takes for a model."""
+"""Which kernels of oneDNN run a model, in Paddle or in the OpenVINO inside it."""
 
 from __future__ import annotations
 
