@@ -64,7 +64,27 @@ def test_an_engine_takes_batches_by_turns(exports, engine):
         assert error(found, outputs(branchy(), pictures(count))) < 1e-4
 
 
-def test_the_fastest_engine_that_can_is_taken(exports, tmp_path):
+@pytest.fixture
+def new_engines(monkeypatch):
+    """Engines as of a process that has none yet."""
+    made = paddle_engines.SharedEngines()
+    monkeypatch.setattr("ppose.deploy.backends.paddle._SHARED", made)
+    return made
+
+
+def test_openvino_takes_a_few_models(exports, tmp_path, new_engines):
+    new_engines.ROOM = 2
+    files = [exports / "float" / "model.pdmodel"]
+    for name in "ab":
+        shutil.copytree(exports / "float", tmp_path / name)
+        files.append(tmp_path / name / "model.pdmodel")
+    for _ in range(2):
+        engines = [PaddleSession(file).engine for file in files]
+        assert engines == ["openvino", "openvino", "onednn"]
+    assert PaddleSession(files[2], engine="openvino").engine == "openvino"
+
+
+def test_the_fastest_engine_that_can_is_taken(exports, tmp_path, new_engines):
     assert PaddleSession(exports / "float" / "model.pdmodel").engine == "openvino"
     int8 = exports / "int8" / "model.pdmodel"
     assert PaddleSession(int8).engine == "onednn"

@@ -33,7 +33,8 @@ class PaddleSession(Session):
 
     Args:
         path, device, precision, threads: as of `Session`.
-        engine: of `ENGINES`, on a CPU; None for the fastest that can run the model.
+        engine: of `ENGINES`, on a CPU; None for the fastest that can run the model. The first
+            few models of a process have room in OpenVINO, which never gives it back.
     """
 
     backend = "paddle"
@@ -78,6 +79,8 @@ class PaddleSession(Session):
             return cuda(files, precision=self.precision, **how)
         if self._asked in (None, "openvino"):
             why = why_not_openvino(program, precision=self.precision, **how)
+            if not (why or self._asked or _SHARED.has_room(files, self.threads)):
+                why = "others have taken its room"
             if not why:
                 try:
                     predictor = _SHARED.get(files, program, self.threads)

@@ -70,9 +70,12 @@ class Predictor:
 class SharedEngines:
     """Programs in the OpenVINO that Paddle's builds for x86 have inside.
 
-    Paddle keeps each of them until the process ends, so sessions of the same files share one. It
-    tells them apart by the names of their variables alone, so each gets a name of its own.
+    Paddle keeps each of them until the process ends, so sessions of the same files share one, and
+    there is room for a few. It tells them apart by the names of their variables alone, so each
+    gets a name of its own.
     """
+
+    ROOM = 8
 
     def __init__(self) -> None:
         self._kept: dict[tuple[object, ...], Predictor] = {}
@@ -80,9 +83,13 @@ class SharedEngines:
         self._lock = Lock()
         self._numbers = count()
 
+    def has_room(self, files: Sequence[Path], threads: int) -> bool:
+        """Whether a program has its engine already, or may have one."""
+        return len(self._kept) < self.ROOM or _key(files, threads) in self._kept
+
     def get(self, files: Sequence[Path], program: Program, threads: int) -> Predictor:
         """The engine of a program and its weights."""
-        key = (threads, *map(_identity, files))
+        key = _key(files, threads)
         with self._lock:
             loading = self._loading[key]
         with loading:
@@ -193,7 +200,7 @@ def _config(files: Sequence[Path], threads: int) -> Config:
     return config
 
 
-def _identity(file: Path) -> tuple[int, ...]:
-    """Of a file as it is now."""
-    found = file.stat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+def _key(files: Sequence[Path], threads: int) -> tuple[object, ...]:
+    """What files, as they are now, and a setting lead to."""
+    found = [file.stat() for file in files]
+    return threads, *((f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found)
