@@ -413,3 +413,24 @@ def test_nothing_is_printed(models, capfd, kind, backend):
 
 def test_all_backends_are_tested_here():
     assert all(find_spec(backend) for backend in BACKENDS)
+
+
+def test_signals_arrive_when_sessions_of_openvino_are_gone(models):
+    """Its plugin for CPUs gives signals a stack, which must not go with it."""
+    code = (
+        "import gc, signal, sys\n"
+        "from ppose.deploy.session import open_session\n"
+        "sessions = [open_session(sys.argv[1], backend='openvino', threads=1) for _ in range(3)]\n"
+        "while sessions:\n"
+        "    del sessions[0]\n"
+        "    gc.collect()\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('arrived'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, str(models / "onnx")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert (run.returncode, run.stdout) == (0, "arrived\n"), run.stderr

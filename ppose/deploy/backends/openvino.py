@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ class OpenVinoSession(Session):
     backend = "openvino"
 
     def _load(self) -> None:
-        core = openvino.Core()
+        core = _core()
         name = _DEVICES[self.device]
         if name not in core.available_devices:
             raise self._refuse(
@@ -85,3 +86,13 @@ class OpenVinoSession(Session):
         if self.precision == "fp16" and "FP16" not in able:
             kinds = ", ".join(sorted({"FP32", "BF16", "INT8"}.intersection(able)))
             raise self._refuse(f"this {self.device} computes in {kinds}, not in fp16; take fp32")
+
+
+@cache
+def _core() -> openvino.Core:
+    """One for the process.
+
+    Its plugin for CPUs gives signals a stack, and takes it back when the core goes; of several
+    cores one would leave the stack of another, and the next Ctrl-C would end the process.
+    """
+    return openvino.Core()
