@@ -24,7 +24,7 @@ from ppose.cpu import usable_cores
 from ppose.deploy.backends import paddle_engines, wire
 from ppose.deploy.backends.paddle import PaddleSession
 from ppose.deploy.backends.paddle_engines import ENGINES, why_not_openvino
-from ppose.deploy.backends.paddle_files import Program, read_program
+from ppose.deploy.backends.paddle_files import Program, read_program, with_own_name
 from ppose.deploy.backends.paddle_kernels import int8_kernels
 from ppose.deploy.session import BackendError, SettingError, Tensor, open_session
 from ppose.export.pdmodel import trace
@@ -156,6 +156,30 @@ def test_sessions_of_openvino_keep_apart(tmp_path):
         changed = PaddleSession(files[0], engine="openvino")
         assert error(changed.run(pictures())[0], expected[i]) < 1e-4
     assert error(sessions[0].run(pictures())[0], expected[0]) < 1e-4
+
+
+def test_each_program_in_openvino_has_a_name_of_its_own(
+    exports, tmp_path, new_engines, monkeypatch
+):
+    """Paddle tells them apart by the names of variables and by addresses, which it uses again."""
+    written = []
+
+    def noted(content, program, name):
+        made = with_own_name(content, program, name)
+        path = tmp_path / f"{len(written)}.pdmodel"
+        path.write_bytes(made)
+        written.append(read_program(path))
+        return made
+
+    monkeypatch.setattr(paddle_engines, "with_own_name", noted)
+    file = exports / "float" / "model.pdmodel"
+    for threads in {1, usable_cores()}:
+        PaddleSession(file, engine="openvino", threads=threads)
+    program = read_program(file)
+    own = [made.tensors.keys() - program.tensors.keys() for made in written]
+    assert all(len(names) == 1 for names in own)
+    assert len(set.union(*own)) == len(own) == len({1, usable_cores()})
+    assert all(made.weights == program.weights for made in written)
 
 
 def test_sessions_of_openvino_in_several_threads(exports):
