@@ -1,13 +1,13 @@
-"""Time and memory of reading annotations of the size of COCO's train2017.
+"""Time and memory of reading an annotation file of the size of COCO's train2017.
 
     python benchmarks/annotations.py [--images 118287] [--workers 4] [--json FILE]
 
-Writes a file with as many pictures, annotations, polygons and run lengths of crowds as
-person_keypoints_train2017.json has, made of drawn people, and files that stand for the pictures.
-Each data set is then read in a process of its own, without and with Paddle imported, and forked
-workers touch the annotations of every sample. Memory is in MB of 10^6 bytes, of the whole
-process: `imports` before reading, `peak` the most, `kept` afterwards. `a worker` is what no other
-process shares with it, at the most: `idle` for a worker that did nothing.
+Writes a synthetic file with as many images, annotations, polygons and run-length encodings as
+person_keypoints_train2017.json, and placeholder files for the images. Each dataset is read in its
+own process, without and with Paddle imported; forked workers then access the annotations of every
+sample. Memory is that of the whole process in MB of 10^6 bytes: `imports` before reading, `peak`
+the maximum, `kept` after reading. `a worker` is the largest private memory of a worker, `idle`
+that of a worker without work.
 """
 
 import json
@@ -22,38 +22,38 @@ import cv2
 import numpy as np
 from report import parser, report
 
-from ppose.data.synthetic import write_coco
 from ppose.data.workers import Workers
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
+from ppose.synthetic import write_coco
 
 IMAGES, ANNOTATIONS, LABELLED, CROWDS = 118_287, 262_465, 149_813, 10_500
 SCENES = 100
-CORNERS = 28  # of a polygon at the most; gives the 238 MB of COCO's file
-SEPARATORS = (",", ": ")  # as there
-LINKS = 30_000  # of one file; file systems bound them
+CORNERS = 28  # maximum per polygon; gives the 238 MB of COCO's file
+SEPARATORS = (",", ": ")  # as in COCO's file
+LINKS = 30_000  # hard links per file, which file systems limit
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--images", type=int, default=IMAGES)
     arguments.add_argument("--workers", type=int, default=4)
-    arguments.add_argument("--measure", nargs=3, help="used by this program itself")
+    arguments.add_argument("--measure", nargs=3, help="for internal use")
     args = arguments.parse_args()
     if args.measure:
         print(json.dumps(measure(*args.measure, args.workers)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_data_set(Path(folder), args.images)
+        write_dataset(Path(folder), args.images)
         rows = [
-            measured_alone([dataset, paddle, folder, "--workers", str(args.workers)])
-            for dataset in ("CocoDataset", "CocoScenes")
+            measure_in_process([dataset, paddle, folder, "--workers", str(args.workers)])
+            for dataset in ("CocoDataset", "CocoMultiPerson")
             for paddle in ("without", "with")
         ]
     report(rows, args.json)
 
 
-def write_data_set(folder: Path, images: int) -> None:
-    """`people.json` and the folder `train` that it names."""
+def write_dataset(folder: Path, images: int) -> None:
+    """Writes `people.json` and the folder `train` of its images."""
     people = drawn_people(folder / "drawn")
     rng = np.random.default_rng(0)
     share = images / IMAGES
@@ -87,7 +87,7 @@ def write_data_set(folder: Path, images: int) -> None:
 
 
 def image_text(image_id: int) -> str:
-    """An entry of `images`, with all that COCO has there."""
+    """An entry of `images` with all keys of COCO."""
     name = f"{image_id:012d}.jpg"
     entry = {
         "license": 3,
@@ -103,7 +103,7 @@ def image_text(image_id: int) -> str:
 
 
 def drawn_people(folder: Path) -> list[tuple[str, str, str]]:
-    """The rest of an annotation for each drawn person: unlabelled, labelled, as a crowd."""
+    """The end of an annotation for each drawn person: unlabelled, labelled, as a crowd."""
     write_coco(folder, "train", SCENES, seed=0, size_wh=(640, 480))
     content = json.loads((folder / "annotations" / "person_keypoints_train.json").read_text())
     people = []
@@ -112,15 +112,15 @@ def drawn_people(folder: Path) -> list[tuple[str, str, str]]:
         keypoints = np.round(person["keypoints"]).astype(int).tolist()
         people.append(
             (
-                rest(person, polygons, [0] * len(keypoints)),
-                rest(person, polygons, keypoints),
-                rest(person, run_lengths(polygons), [0] * len(keypoints)),
+                annotation_end(person, polygons, [0] * len(keypoints)),
+                annotation_end(person, polygons, keypoints),
+                annotation_end(person, run_lengths(polygons), [0] * len(keypoints)),
             )
         )
     return people
 
 
-def rest(person: dict, segmentation: list | dict, keypoints: list[int]) -> str:
+def annotation_end(person: dict, segmentation: list | dict, keypoints: list[int]) -> str:
     entry = {
         "bbox": [round(value + 0.37, 2) for value in person["bbox"]],
         "area": person["area"] + 0.1234,
@@ -133,7 +133,7 @@ def rest(person: dict, segmentation: list | dict, keypoints: list[int]) -> str:
 
 
 def simplified(polygon: list[float]) -> list[float]:
-    """With as many corners as COCO's polygons have, at hundredths of a pixel."""
+    """A polygon with as many corners as those of COCO, rounded to 0.01 pixels."""
     corners = np.reshape(polygon, (-1, 2))
     count = min(len(corners), CORNERS)
     kept = corners[np.linspace(0, len(corners) - 1, count).astype(int)]
@@ -141,7 +141,7 @@ def simplified(polygon: list[float]) -> list[float]:
 
 
 def run_lengths(polygons: list[list[float]]) -> dict:
-    """COCO's uncompressed run lengths, as its crowds have."""
+    """COCO's uncompressed run-length encoding, as used for crowds."""
     mask = np.zeros((480, 640), np.uint8)
     for polygon in polygons:
         cv2.fillPoly(mask, [np.reshape(polygon, (-1, 2)).astype(np.int32)], 1)
@@ -150,19 +150,20 @@ def run_lengths(polygons: list[list[float]]) -> dict:
     return {"size": [480, 640], "counts": [0, *counts] if flat[0] else counts}
 
 
-def measured_alone(arguments: list[str]) -> dict:
+def measure_in_process(arguments: list[str]) -> dict:
     command = [sys.executable, __file__, "--measure", *arguments]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
 
 def measure(dataset: str, paddle: str, folder: str, workers: str | int) -> dict:
-    """One row, in this process."""
+    """One row of the table, measured in this process."""
     if paddle == "with":
         import ppose.experiment  # noqa: F401
-    from ppose.data import coco, scenes
+    from ppose.data import coco
+    from ppose.data.multi_person import CocoMultiPerson
 
     coco.read_image = lambda path, size_wh: BLANK
-    kind = {"CocoDataset": coco.CocoDataset, "CocoScenes": scenes.CocoScenes}[dataset]
+    kind = {"CocoDataset": coco.CocoDataset, "CocoMultiPerson": CocoMultiPerson}[dataset]
     imports = own_memory("VmRSS")
     started = time.perf_counter()
     source = kind(f"{folder}/train", f"{folder}/people.json", COCO17)
@@ -184,13 +185,13 @@ BLANK = np.zeros((1, 1, 3), np.uint8)
 
 
 def own_memory(field: str) -> float:
-    """MB of this process. A child's `ru_maxrss` begins at its parent's; these do not."""
+    """MB of this process. Unlike `ru_maxrss`, it does not start at the value of the parent."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1.024e-3 for line in lines if line.startswith(field))
 
 
 def in_workers(source, samples: int, workers: int) -> list[float]:
-    """MB that each worker shares with nobody, when it has touched the first `samples`."""
+    """Private memory of each worker in MB, after it has read the first `samples`."""
 
     def work(task: int) -> list[dict]:
         for i in range(samples):

@@ -1,11 +1,11 @@
-"""Time and memory of writing and reading a training state.
+"""Time and memory of writing and reading a checkpoint.
 
     python benchmarks/checkpoints.py [--width 32] [--repeats 5] [--folder DIR] [--json FILE]
 
-The state is HRNet's with Adam's two moments. `save` ends when the state is on the disk, and `plain
-write` is what that disk takes for as many bytes; `load` reads a file that the system still holds
-in memory. `peak MB` is the most memory that the work holds beyond what it is given, in a process of
-its own. MB are 10^6 bytes. Needs Linux.
+The checkpoint holds an HRNet and the two moments of Adam. `save` ends when the data is on the disk;
+`plain write` is the time that the disk takes for as many bytes; `load` reads a file from the page
+cache. `peak MB` is the peak memory in addition to the inputs, measured in a separate process. MB
+are 10^6 bytes. Requires Linux.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ import numpy as np
 import safetensors.numpy
 from report import parser, report, seconds
 
-from ppose.engine.checkpoints import Checkpoints, _checksum
 from ppose.models import HRNet, PoseNet
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
+from ppose.training.checkpoints import Checkpoints, _checksum
 
 FACTS = {"best": 0.5, "config": {"epochs": 210}}
 
@@ -54,14 +54,14 @@ def main() -> None:
                     "median s": float(np.median(times)),
                     "fastest s": float(times.min()),
                     "MB/s": size / float(np.median(times)),
-                    "peak MB": peak_alone(name, folder, args.width),
+                    "peak MB": peak_in_process(name, folder, args.width),
                 }
             )
     report(rows, args.json)
 
 
 def work_of(name: str, folder: Path, state: dict[str, np.ndarray] | int) -> Callable[[], Any]:
-    """One of `WORKS` on a state, or on that of HRNet of a width."""
+    """One of `WORKS` on a state, or on the state of an HRNet of the given width."""
     store = Checkpoints(folder, keep=1)
     if name == "load":
         return store.load
@@ -76,10 +76,10 @@ def work_of(name: str, folder: Path, state: dict[str, np.ndarray] | int) -> Call
 
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--width", type=int, default=32, help="of HRNet; 32 is published")
+    made.add_argument("--width", type=int, default=32, help="width of HRNet (default: 32)")
     made.add_argument("--repeats", type=int, default=5)
-    made.add_argument("--folder", help="on the disk to measure; a temporary one by default")
-    made.add_argument("--peak", nargs=2, help="used by this program itself")
+    made.add_argument("--folder", help="folder on the disk to measure; default: a temporary one")
+    made.add_argument("--peak", nargs=2, help="for internal use")
     return made.parse_args()
 
 
@@ -102,17 +102,17 @@ def plain_write(path: Path, arrays: dict[str, np.ndarray]) -> None:
         os.fsync(file.fileno())
 
 
-def peak_alone(name: str, folder: str, width: int) -> float:
-    """`peak` in a process of its own, whose memory nobody has used before."""
+def peak_in_process(name: str, folder: str, width: int) -> float:
+    """`peak` in a new process."""
     command = [sys.executable, __file__, "--peak", folder, name, "--width", str(width)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout)
 
 
 def peak(work: Callable[[], Any]) -> float:
-    """MB that work holds at the most, beyond what was resident before."""
+    """Peak resident memory of `work` in MB, minus that before."""
     gc.collect()
     before = resident("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     work()
     return resident("VmHWM") - before
 

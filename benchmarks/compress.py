@@ -1,23 +1,23 @@
-"""What distillation gains and what int8 costs, on synthetic people who hide each other.
+"""AP with distillation and int8, on synthetic people who occlude each other.
 
     python benchmarks/compress.py --seeds 0 1 2 --jobs 2 [--folder DIR] [--teacher FILE]
         [--json FILE]
 
-Each seed has its own training pictures, first weights and order of samples, which its settings
-share. AP, in percent, is that of the eager networks, behind the last step, on held-out pictures
-with the annotated boxes.
+Each seed has its own training images, initial weights and order of samples, shared by all
+settings. AP, in percent, is that of the eager networks after the last step, on held-out images with
+annotated boxes.
 
 - alone: the student of compress/student.yml.
-- distilled: the same, for as many steps, with the teacher of compress/teacher.yml.
-- PTQ: `alone` in int8, calibrated.
-- PACT: `alone` trained on in int8, by compress/student_pact.yml.
-- float, trained on: `alone` trained on for the steps of PACT, so that what int8 costs and what
-  more steps give can be told apart.
-- distilled + PACT: `distilled` trained on in int8 with the teacher.
+- distilled: the same for as many steps, with the teacher of compress/teacher.yml.
+- PTQ: `alone` in int8 by post-training quantization.
+- PACT: `alone` fine-tuned in int8 by compress/student_pact.yml.
+- float, trained on: `alone` fine-tuned in float for as many steps as PACT, to separate the effect
+  of int8 from that of more steps.
+- distilled + PACT: `distilled` fine-tuned in int8 with the teacher.
 
-`gain` is the mean over seeds of the AP less that of `from` with the same seed. A spread is the
-standard deviation over seeds. The teacher is trained, too, unless --teacher names its weights. A
-folder keeps pictures and runs; with it, a study that was stopped goes on.
+`gain` is the AP minus that of `from` with the same seed, averaged over seeds. A spread is the
+standard deviation over seeds. The teacher is trained too, unless --teacher gives its weights. With
+--folder, images and runs are kept, and an interrupted study is resumed.
 """
 
 from __future__ import annotations
@@ -44,21 +44,21 @@ if TYPE_CHECKING:
 
 CONFIGS = ROOT / "benchmarks" / "compress"
 TEACHER, ALONE, DISTILLED = "teacher", "alone", "distilled"
-# Of the teacher's and the held-out pictures; the training pictures take the seed of the run.
-PICTURES_SEED = 1
-TEACHER_PICTURES, TRAINING_PICTURES, HELD_OUT_PICTURES = 2400, 60, 300
+# Seed of the images of the teacher and for evaluation; training images use the seed of the run.
+IMAGES_SEED = 1
+TEACHER_IMAGES, TRAINING_IMAGES, HELD_OUT_IMAGES = 2400, 60, 300
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to a network.
+    """A way to train or quantize the student.
 
     Attributes:
-        config: file in compress/, without its ending.
-        start: setting whose weights it starts from, and whose AP its own is compared to.
-        distills: whether a teacher is there.
-        trains: or calibrates only.
-        overrides: of the config.
+        config: file in compress/, without suffix.
+        start: setting whose weights it starts from, and with whose AP it is compared.
+        distills: whether it has a teacher.
+        trains: whether it is trained, not only calibrated.
+        overrides: overrides of the config.
     """
 
     config: str
@@ -71,7 +71,7 @@ class Setting:
 # Name of a setting, or TEACHER, and the seed.
 Key = tuple[str, int | None]
 
-# Those in one dict wait for no other of it.
+# The settings of a stage depend on earlier stages only.
 STAGES: list[dict[str, Setting]] = [
     {ALONE: Setting("student")},
     {
@@ -87,7 +87,7 @@ SETTINGS = {name: setting for stage in STAGES for name, setting in stage.items()
 
 @dataclass(frozen=True)
 class Result:
-    """AP in percent, and the seconds that it took to get there."""
+    """AP in percent, and the time in seconds."""
 
     ap: float
     seconds: float
@@ -95,7 +95,7 @@ class Result:
 
 def main() -> None:
     args = arguments()
-    # Before ppose is imported, here and in the processes that this one starts.
+    # Before ppose is imported, here and in child processes.
     os.environ["OMP_NUM_THREADS"] = "1"
     with folder_of(args) as folder:
         rows = study(folder, args)
@@ -105,12 +105,14 @@ def main() -> None:
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
     made.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    made.add_argument("--jobs", type=int, default=1, help="processes, of one thread each")
-    made.add_argument("--folder", type=Path, help="for pictures and runs (a temporary one)")
+    made.add_argument(
+        "--jobs", type=int, default=1, help="number of processes, with one thread each"
+    )
+    made.add_argument("--folder", type=Path, help="folder for images and runs; default: temporary")
     made.add_argument("--teacher", type=Path, metavar="FILE", help="weights of a trained teacher")
     args = made.parse_args()
     if args.teacher and not args.teacher.is_file():
-        made.error(f"--teacher: there is no file {args.teacher}")
+        made.error(f"--teacher: no file {args.teacher}")
     return args
 
 
@@ -124,8 +126,8 @@ def folder_of(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def study(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Runs all settings with all seeds; the rows of the report."""
-    draw_pictures(folder, args)
+    """Runs all settings with all seeds; returns the rows of the report."""
+    draw_images(folder, args)
     teacher = args.teacher or folder / TEACHER / "best.safetensors"
     fresh = multiprocessing.get_context("spawn")
     found: dict[Key, Result] = {}
@@ -145,7 +147,7 @@ def study(folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def results(pool: ProcessPoolExecutor, work: dict[Key, Callable[[], Result]]) -> dict[Key, Result]:
-    """Results by setting and seed; each is printed when it is there."""
+    """Results by setting and seed, printed as they become available."""
     futures = {pool.submit(call): key for key, call in work.items()}
     found = {}
     for future in as_completed(futures):
@@ -191,39 +193,39 @@ def joined(values: list[float], form: str) -> str:
     return " ".join(format(value, form) for value in values)
 
 
-def draw_pictures(folder: Path, args: argparse.Namespace) -> None:
-    """Training pictures of each seed, and those that all share."""
-    from ppose.data.synthetic import write_coco
+def draw_images(folder: Path, args: argparse.Namespace) -> None:
+    """Draws the training images of each seed, and the images that all seeds share."""
+    from ppose.synthetic import write_coco
 
-    wanted = [(f"train_{seed}", TRAINING_PICTURES, seed) for seed in args.seeds]
-    wanted.append(("held_out", HELD_OUT_PICTURES, PICTURES_SEED))
-    wanted.append((TEACHER, TEACHER_PICTURES, PICTURES_SEED))
+    wanted = [(f"train_{seed}", TRAINING_IMAGES, seed) for seed in args.seeds]
+    wanted.append(("held_out", HELD_OUT_IMAGES, IMAGES_SEED))
+    wanted.append((TEACHER, TEACHER_IMAGES, IMAGES_SEED))
     if args.teacher:
         wanted.pop()
     for split, count, seed in wanted:
-        write_coco(folder / "pictures", split, count, seed, difficulty="hard", workers=args.jobs)
+        write_coco(folder / "images", split, count, seed, difficulty="hard", workers=args.jobs)
 
 
 def data(folder: Path, split: str) -> list[str]:
-    """Overrides that name the pictures to train on, and the held-out ones."""
+    """Overrides for the training images and the held-out images."""
     overrides = []
     for key, of in (("train_dataset", split), ("val_dataset", "held_out")):
-        annotations = folder / "pictures" / "annotations" / f"person_keypoints_{of}.json"
+        annotations = folder / "images" / "annotations" / f"person_keypoints_{of}.json"
         overrides += [
-            f"{key}.image_dir={folder / 'pictures' / of}",
+            f"{key}.image_dir={folder / 'images' / of}",
             f"{key}.anno_path={annotations}",
         ]
     return overrides
 
 
 def run_teacher(folder: Path, weights: Path | None) -> Result:
-    """Scores the teacher, which is trained first unless its weights are given."""
+    """Evaluates the teacher, after training it unless its weights are given."""
     overrides = [f"output_dir={folder / TEACHER}", *data(folder, TEACHER)]
     return timed(scored if weights else trained, CONFIGS / "teacher.yml", overrides, None, weights)
 
 
 def run(folder: Path, name: str, seed: int, teacher: Path) -> Result:
-    """Makes and scores the network of one setting with one seed."""
+    """Trains or calibrates the network of a setting with a seed, and evaluates it."""
     setting = SETTINGS[name]
     overrides = [
         *setting.overrides,
@@ -255,9 +257,9 @@ def timed(
     distill_config: Path | None,
     weights: Path | None,
 ) -> Result:
-    """Calls `work`, which gives an AP in 0..1, with an experiment; what it prints is dropped."""
+    """Calls `work` with an experiment; it returns an AP in 0..1, and its output is discarded."""
     warnings.simplefilter("ignore")
-    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with Path(os.devnull).open("w") as null, redirect_stdout(null), redirect_stderr(null):
         from ppose.experiment import Experiment
 
         experiment = Experiment.from_file(config, overrides, distill_config)
@@ -267,18 +269,19 @@ def timed(
 
 
 def trained(experiment: Experiment, _: Path | None) -> float:
-    """AP behind the last step; a run of before goes on or is taken as it is."""
-    from ppose.engine.trainer import STATES, Checkpoints, train
+    """AP after the last step; resumes an earlier run, or takes the AP of a finished one."""
+    from ppose.training.checkpoints import Checkpoints
+    from ppose.training.setup import train
 
-    states = Checkpoints(Path(experiment.output_dir) / STATES)
-    best = train(experiment, resume=states.exists).best
-    assert best is not None, "the configs evaluate behind the last epoch"
+    states = Checkpoints.of_run(experiment.output_dir)
+    best = train(experiment, resume=states.exists).state.best
+    assert best is not None, "the configs evaluate after the last epoch"
     return best
 
 
 def calibrated(experiment: Experiment, weights: Path | None) -> float:
-    """AP behind post-training quantization."""
-    from ppose.slim.post_training import quantize_trained
+    """AP after post-training quantization."""
+    from ppose.training.post_training import quantize_trained
 
     quantized, _ = quantize_trained(experiment, weights)
     return ap_of(quantized)
@@ -286,7 +289,7 @@ def calibrated(experiment: Experiment, weights: Path | None) -> float:
 
 def scored(experiment: Experiment, weights: Path | None) -> float:
     """AP of trained weights."""
-    from ppose.checkpoint import load_weights
+    from ppose.weights.loading import load_weights
 
     assert weights is not None
     load_weights(experiment.model, weights)
@@ -294,7 +297,7 @@ def scored(experiment: Experiment, weights: Path | None) -> float:
 
 
 def ap_of(experiment: Experiment) -> float:
-    from ppose.engine.evaluate import evaluate
+    from ppose.evaluation import evaluate
 
     return evaluate(experiment.estimator(), experiment.val_dataset, experiment.metric).ap
 

@@ -1,9 +1,9 @@
-"""What each setting of `ppose.cpu.prepare` gains: a matrix product, steps of training.
+"""Speedup by each setting of `ppose.utils.cpu.prepare`, for a matrix product and training steps.
 
     python benchmarks/cpu.py [--rounds 3] [--json FILE]
 
-Milliseconds, the fastest of each process and the median of those. Each measurement is a process
-of its own, as libraries read their settings once; all take turns.
+Times are in milliseconds: the minimum of each process, and the median over processes. Each
+measurement runs in a new process, as libraries read their settings once; settings alternate.
 """
 
 import json
@@ -14,8 +14,8 @@ import sys
 import numpy as np
 from report import parser, report
 
-# As if set by the user, so that ppose leaves it: MKL asks the processor, Paddle's threads, and a
-# variable of malloc that changes nothing.
+# Values that ppose keeps, as if set by the user: MKL detects the processor, Paddle uses one thread,
+# and a malloc variable without effect.
 MKL = {"MKL_DEBUG_CPU_TYPE": "0"}
 THREADS = {"OMP_NUM_THREADS": "1"}
 MALLOC = {"GLIBC_TUNABLES": "glibc.malloc.check=0"}
@@ -30,7 +30,7 @@ import json, time, warnings
 warnings.simplefilter("ignore")
 import ppose, paddle
 from ppose.models import HRNet, LiteHRNet, PoseNet
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
 def fastest(work, repeats):
     work()

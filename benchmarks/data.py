@@ -1,11 +1,11 @@
-"""Samples a second of one loading process, and where its time goes.
+"""Data loading: samples per second of one process, and the time of each part.
 
     python benchmarks/data.py [--config configs/hrnet_w32_256x192.yml] [--json FILE]
     python benchmarks/data.py --config configs/imhn_4stack_512x512_coco.yml
     python benchmarks/data.py --image_dir DIR --anno_path FILE
 
-Makes training samples: read, every augmentation there is, warp, targets. One process, one thread.
-The pictures are 640×480 JPEGs of synthetic people, which decode faster than photographs, or yours.
+Loads training samples with all augmentations, in one process with one thread. The images are
+640×480 JPEGs of synthetic people, which decode faster than photographs, or your own.
 """
 
 import tempfile
@@ -18,7 +18,6 @@ from report import ROOT, parser, report, seconds
 from ppose.data.crops import CentreCrop
 from ppose.data.images import read_image
 from ppose.data.loader import TrainingSet
-from ppose.data.synthetic import write_coco
 from ppose.data.transforms import (
     ColorJitter,
     HalfBody,
@@ -32,20 +31,21 @@ from ppose.data.transforms import (
     augmented,
 )
 from ppose.experiment import Experiment
+from ppose.synthetic import write_coco
 
-PICTURES = 100
+IMAGES = 100
 
 
 def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--config", default=str(ROOT / "configs" / "hrnet_w32_256x192.yml"))
-    arguments.add_argument("--image_dir", help="folder of your own pictures")
+    arguments.add_argument("--image_dir", help="folder of your own images")
     arguments.add_argument("--anno_path", help="their annotations")
     args = arguments.parse_args()
     cv2.setNumThreads(0)
     with tempfile.TemporaryDirectory() as folder:
         if not args.image_dir:
-            write_coco(Path(folder), "train", PICTURES, seed=0, size_wh=(640, 480))
+            write_coco(Path(folder), "train", IMAGES, seed=0, size_wh=(640, 480))
         annotations = f"{folder}/annotations/person_keypoints_train.json"
         experiment = Experiment.from_file(
             args.config,
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def all_augmentations(experiment: Experiment) -> list[Transform]:
-    """Every transform at once, each with a probability of 1."""
+    """All transforms, each with a probability of 1."""
     skeleton = experiment.skeleton
     top_down = experiment.crop.uses_boxes
     size = experiment.input_size
@@ -78,7 +78,7 @@ def all_augmentations(experiment: Experiment) -> list[Transform]:
 def measure(experiment: Experiment) -> list[dict]:
     source = experiment.train_dataset
     dataset = TrainingSet(source, all_augmentations(experiment), experiment.codec, seed=0)
-    count = min(len(source), 2 * PICTURES)
+    count = min(len(source), 2 * IMAGES)
     samples = [source[i] for i in range(count)]
     rng = np.random.default_rng(0)
     inputs = [augmented(sample, dataset.transforms, rng) for sample in samples]
@@ -89,7 +89,7 @@ def measure(experiment: Experiment) -> list[dict]:
     parts = {
         "read and decode": each(lambda i: read_image(source.images[source.image_index[i]].path)),
         "augment and warp": each(lambda i: augmented(samples[i], dataset.transforms, rng)),
-        "targets": each(lambda i: experiment.codec.targets(inputs[i])),
+        "targets": each(lambda i: experiment.codec.encode(inputs[i])),
         "whole sample": each(lambda i: dataset[0, i]),
     }
     whole = parts["whole sample"].mean()

@@ -1,4 +1,4 @@
-"""Time of decoding a batch of heat maps, for each refinement.
+"""Time of decoding a batch of heatmaps, for each refinement.
 
 python benchmarks/decode.py [--json FILE]
 """
@@ -8,7 +8,7 @@ import numpy as np
 from report import parser, report, seconds
 
 from ppose.codecs.heatmap import Heatmap
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
 BATCH = 64
 
@@ -21,12 +21,12 @@ def main() -> None:
     people = np.concatenate(
         [rng.random((BATCH, 17, 2)) * (192, 256), np.full((BATCH, 17, 1), 2)], 2
     )
-    maps = np.stack([target.encode(person)["target"] for person in people])
+    maps = np.stack([target.encode_keypoints(person)["target"] for person in people])
     maps += 0.02 * rng.random(maps.shape, np.float32)
     rows = []
     for refine in ("argmax", "quarter", "dark"):
         codec = Heatmap(COCO17, (192, 256), refine=refine)
-        times = 1e3 * seconds(lambda codec=codec: codec.decode(maps))
+        times = 1e3 * seconds(lambda codec=codec: codec.decode_keypoints(maps))
         rows.append(
             {
                 "refine": refine,

@@ -1,9 +1,9 @@
-"""Boxes of a detector beside those that were measured with it before, and what a picture takes.
+"""Person detector: comparison with reference boxes, and time per image.
 
     python benchmarks/detector.py --model picodet.xml --images coco/train2017 --boxes boxes.json
 
-A box matches one of the file's with an IoU of 0.95 and a score within 0.01. The last columns are
-the largest differences among those that match.
+A box matches a reference box with an IoU of at least 0.95 and a score within 0.01. `lowest IoU` and
+`score apart` are the largest differences among matches.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from report import ROOT, parser, report
 sys.path.insert(0, str(ROOT))
 
 from ppose.data.images import read_image
-from ppose.deploy.detector import load_detector
-from ppose.deploy.session import BACKENDS
+from ppose.deploy.backends.settings import BACKENDS
+from ppose.deploy.detection.detector import load_detector
 
 MIN_IOU, MAX_SCORE = 0.95, 0.01
 
 
-def measured(path: str) -> dict[int, np.ndarray]:
-    """Id of a picture → (P, 5) boxes and scores of a file in COCO's results format."""
+def read_boxes(path: str) -> dict[int, np.ndarray]:
+    """Image id → (P, 5) boxes and scores of a file in COCO's results format."""
     rows = defaultdict(list)
     for found in json.loads(Path(path).read_text(encoding="utf-8")):
         rows[found["image_id"]].append([*found["bbox"], found["score"]])
     return {image: np.array(boxes) for image, boxes in rows.items()}
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """(A, B) intersections over unions of boxes (A, 5) and (B, 5)."""
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """(A, B) IoU of boxes (A, 5) and (B, 5)."""
     low = np.maximum(a[:, None, :2], b[:, :2])
     high = np.minimum(a[:, None, :2] + a[:, None, 2:4], b[:, :2] + b[:, 2:4])
     shared = (high - low).clip(0).prod(-1)
@@ -44,29 +44,29 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def pairs(found: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """(M, 2) IoU and difference of scores of boxes that match, each used once."""
-    iou = overlaps(wanted, found)
-    apart = abs(wanted[:, 4, None] - found[:, 4])
-    iou[apart > MAX_SCORE] = 0
+    """(M, 2) IoU and score difference of matching boxes, each used once."""
+    iou = iou_matrix(wanted, found)
+    differences = abs(wanted[:, 4, None] - found[:, 4])
+    iou[differences > MAX_SCORE] = 0
     matched = []
     for row in range(len(wanted)):
         best = iou[row].argmax() if iou.shape[1] else -1
         if best >= 0 and iou[row, best] >= MIN_IOU:
-            matched.append((iou[row, best], apart[row, best]))
+            matched.append((iou[row, best], differences[row, best]))
             iou[:, best] = 0
     return np.array(matched).reshape(-1, 2)
 
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--model", required=True, help="a detector's folder or file")
-    arguments.add_argument("--images", required=True, help="folder of pictures named by their ids")
-    arguments.add_argument("--boxes", required=True, help="boxes in COCO's results format")
+    arguments.add_argument("--model", required=True, help="folder or file of a detector")
+    arguments.add_argument("--images", required=True, help="folder of images named by their ids")
+    arguments.add_argument("--boxes", required=True, help="reference boxes, COCO's results format")
     arguments.add_argument("--backend", default="auto", choices=("auto", *BACKENDS))
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--scores", type=float, nargs="+", default=[0.025, 0.1, 0.3, 0.5])
     args = arguments.parse_args()
-    wanted = measured(args.boxes)
+    wanted = read_boxes(args.boxes)
     files = sorted(p for p in Path(args.images).iterdir() if p.stem.isdecimal())
     images = [read_image(path) for path in files]
     rows = []

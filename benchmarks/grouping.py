@@ -1,9 +1,10 @@
-"""Time from maps at stride 4 to people: by stage, by number of people, with and without Numba.
+"""Time of bottom-up grouping: by stage, by number of people, with and without Numba.
 
-The scenes are the four of tests/golden/imhn_targets_grouping.npz (7 to 11 people, 512×512 input,
-targets plus noise); larger canvases are tiles of them. Run it on one core:
+The input are maps at stride 4 of the four scenes in tests/golden/imhn_targets_grouping.npz (7 to
+11 people, 512×512 images, targets plus noise); larger canvases are tiled from them. Run it on one
+core:
 
-OMP_NUM_THREADS=1 python benchmarks/grouping.py [--json FILE]
+    OMP_NUM_THREADS=1 python benchmarks/grouping.py [--json FILE]
 """
 
 from typing import Any
@@ -14,20 +15,20 @@ from report import ROOT, parser, report, seconds
 
 from ppose.codecs import grouping
 from ppose.codecs.grouping import Grouping
-from ppose.codecs.parts import SIMPLEPOSE
+from ppose.codecs.part_layout import SIMPLEPOSE
 
 # Name → rows and columns of tiles
 CANVASES = {"1 tile": (1, 1), "2 tiles": (1, 2), "6 tiles": (2, 3), "24 tiles": (4, 6)}
 
 
 def scenes() -> list[tuple[np.ndarray, int]]:
-    """The maps (50, 128, 128) float32 of each scene and the number of people in it."""
+    """Maps (50, 128, 128) float32 and number of people of each scene."""
     golden = np.load(ROOT / "tests" / "golden" / "imhn_targets_grouping.npz")
     return [(golden[f"maps{n}"].astype(np.float32), len(golden[f"joints{n}"])) for n in range(4)]
 
 
 def canvases(rows: int, columns: int) -> list[tuple[np.ndarray, int]]:
-    """Tiled maps, one canvas for each scene in the first tile, with their numbers of people."""
+    """Tiled maps with numbers of people; each canvas has another scene in its first tile."""
     tiles, made = scenes(), []
     for start in range(len(tiles)):
         part = [tiles[(start + i) % len(tiles)] for i in range(rows * columns)]
@@ -38,7 +39,7 @@ def canvases(rows: int, columns: int) -> list[tuple[np.ndarray, int]]:
 
 
 def measure(maps: np.ndarray, repeats: int) -> dict[str, np.ndarray]:
-    """(repeats,) milliseconds of each stage and of all."""
+    """Stage → (repeats,) milliseconds; "all" for the total."""
     joint_maps, limb_maps = maps[SIMPLEPOSE.joint_channels], maps[SIMPLEPOSE.limb_channels]
     limb_index = SIMPLEPOSE.limb_index
     codec = Grouping()
@@ -54,7 +55,7 @@ def measure(maps: np.ndarray, repeats: int) -> dict[str, np.ndarray]:
 
 
 def row(name: str, compiled: bool) -> dict[str, Any]:
-    """One line of the table."""
+    """One row of the table."""
     made = canvases(*CANVASES[name])
     repeats = 30 if made[0][0].size < 1 << 22 else 8
     measured = [measure(maps, repeats) for maps, _ in made]

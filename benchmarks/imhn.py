@@ -1,11 +1,12 @@
-"""IMHN's forward: what the decoded maps take, and all maps of all stacks and scales.
+"""IMHN forward pass: only the decoded maps, or all maps of all stacks and scales.
 
-The published network computes all maps, and the finest scale's merges twice (537 GFLOP at 512×512
-with 4 stacks). GFLOP are 10⁹ multiplications and additions of convolutions and linear layers.
+The published network computes all maps, and the merges of the finest scale twice (537 GFLOP at
+512×512 with 4 stacks). GFLOP are 10⁹ multiplications and additions of convolutions and linear
+layers.
 
     OMP_NUM_THREADS=1 python benchmarks/imhn.py [--size 512] [--stacks 4] [--json FILE]
 
-Both are timed in turn. Each peak of resident memory is that of a process of its own.
+Timings of both alternate. Peak resident memory is measured in a separate process for each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ MAPS = ("decoded", "all")
 
 def main() -> None:
     args = arguments()
-    times = in_own_process(time_in_turn, args)
+    times = in_own_process(alternating_times, args)
     rows = []
     for maps in MAPS:
         found = in_own_process(facts, maps, args)
@@ -55,7 +56,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--size", type=int, default=512, help="side of the image, 64 times n")
+    made.add_argument("--size", type=int, default=512, help="side of the image, a multiple of 64")
     made.add_argument("--stacks", type=int, default=4)
     made.add_argument("--width", type=int, default=256)
     made.add_argument("--increase", type=int, default=128)
@@ -64,14 +65,14 @@ def arguments() -> argparse.Namespace:
 
 
 def in_own_process(work: Callable[..., Any], *arguments: object) -> Any:
-    """A process inherits the peak of the one that starts it, so this one stays without Paddle."""
+    """Runs `work` in a new process. It inherits the peak of this one, which imports no Paddle."""
     fresh = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, fresh) as process:
         return process.submit(work, *arguments).result()
 
 
-def time_in_turn(args: argparse.Namespace) -> dict[str, np.ndarray]:
-    """(repeats,) seconds of a forward for each of `MAPS`; turns share what else the CPU does."""
+def alternating_times(args: argparse.Namespace) -> dict[str, np.ndarray]:
+    """(repeats,) seconds of a forward pass for each of `MAPS`; alternating evens out other load."""
     network, images = build(args)
     times: dict[str, list[float]] = {maps: [] for maps in MAPS}
     for turn in range(args.repeats):
@@ -82,7 +83,7 @@ def time_in_turn(args: argparse.Namespace) -> dict[str, np.ndarray]:
 
 
 def facts(maps: str, args: argparse.Namespace) -> dict[str, float]:
-    """Parameters, operations, and MiB before and at the peak of the first forward."""
+    """Parameters, operations, and MiB before the first forward pass and at its peak."""
     network, images = build(args)
     operations = count_operations(network)
     before = peak()
@@ -96,11 +97,11 @@ def facts(maps: str, args: argparse.Namespace) -> dict[str, float]:
 
 
 def build(args: argparse.Namespace) -> tuple[IMHN, paddle.Tensor]:
-    """The network with random weights, and an image."""
+    """A network with random weights, and an image."""
     warnings.simplefilter("ignore")
     import ppose  # noqa: F401, I001  sets up the CPU before Paddle is imported
     import paddle
-    from ppose.codecs.parts import SIMPLEPOSE
+    from ppose.codecs.part_layout import SIMPLEPOSE
     from ppose.models import IMHN
 
     paddle.seed(0)
@@ -113,7 +114,7 @@ def forward_of(network: IMHN, maps: str, images: paddle.Tensor) -> Callable[[], 
     import paddle
 
     def forward() -> Any:
-        # Of this layer alone: all maps, with batch norms as in evaluation.
+        # Of this layer only: all maps, with batch norms in eval mode.
         network.training = maps == "all"
         with paddle.no_grad():
             return network(images)
@@ -122,7 +123,7 @@ def forward_of(network: IMHN, maps: str, images: paddle.Tensor) -> Callable[[], 
 
 
 def count_operations(network: nn.Layer) -> list[int]:
-    """Gets the multiplications and additions of each convolution and linear layer that runs."""
+    """A list that collects the operations of each convolution and linear layer that runs."""
     from paddle import nn
 
     found: list[int] = []
@@ -140,7 +141,7 @@ def count_operations(network: nn.Layer) -> list[int]:
 
 
 def peak() -> float:
-    """MiB of resident memory that this process has had at most."""
+    """Peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

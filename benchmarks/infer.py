@@ -1,28 +1,28 @@
-"""Exported networks by each backend: latency, throughput, memory, load time; and whole pictures.
+"""Exported networks in each backend: latency, throughput, memory, load time, and end-to-end time.
 
     python benchmarks/infer.py [--models CONFIG ...] [--backends ...] [--precisions ...]
         [--batches 1 8] [--end_to_end CONFIG ...] [--weights CONFIG=FILE ...]
         [--det_model_dir DIR] [--folder DIR] [--json FILE]
 
-Each row of the first table is a process of its own that loads one network and runs it from array
-to array; all rows of a batch size take turns, each with the cores for itself.
+Each row of the first table is a new process that loads one network and runs it from array to array.
+All rows of a batch size alternate, each with the cores to itself.
 
-- engine: what runs it inside Paddle Inference.
-- x best: p50 by that of the fastest backend for this network, batch size and precision.
-- load s: from files to a network that can be run, without the import of the backend; first ms: its
+- engine: what runs the network inside Paddle Inference.
+- x best: p50 divided by that of the fastest backend for this network, batch size and precision.
+- load s: from files to a network ready to run, without the import of the backend; first ms: its
   first run.
-- MiB: what loading and all runs add to the peak of resident memory behind the import; process MiB
-  is that peak.
+- MiB: peak resident memory of loading and all runs minus that after the import; process MiB is the
+  peak itself.
 
-The second table is the way from a picture of 1280×720 to poses, in milliseconds by stage: detector
-(without one the true boxes are given), crop, network, decode. Stages are medians, so they need not
-add up to all. Top-down networks take a crop of each person, 8 at most in a run; found is the number
-of poses that came out.
+The second table is the time from an image of 1280×720 to poses, in milliseconds by stage: detector
+(without one, the true boxes are given), crop, network, decode. The times are medians, so they need
+not add up to the total. Top-down networks run on a crop of each person, at most 8 per batch; found
+is the number of poses.
 
-A network without weights has random ones, with batch norms measured on drawn people: untouched
-ones let activations fade to denormal numbers, which are slow. int8 is calibrated on the same
-people, by the rules of CONFIG_pact.yml where there is one. Flip tests are off. Exports stay in
---folder and are used again as long as the code that makes them is the same.
+A network without weights has random ones, with batch-norm statistics estimated on synthetic people:
+with the initial statistics, activations become denormal numbers, which are slow. int8 is calibrated
+on the same people, by the rules of CONFIG_pact.yml if it exists. Flip tests are off. Exports in
+--folder are reused as long as the code that creates them is the same.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from report import ROOT, parser, report
-from turns import TURN, Found, Turns, Work, own_process, peak
+from turns import TURN, Measurement, Turns, Work, own_process, peak
 
-from ppose.deploy.session import BACKENDS, DEVICES, PACKAGES, PRECISIONS
-from ppose.progress import progress
+from ppose.deploy.backends.settings import BACKENDS, DEVICES, PACKAGES, PRECISIONS
+from ppose.utils.progress import progress
 
 if TYPE_CHECKING:
+    from ppose.compression.quantize import Quantization
     from ppose.experiment import Experiment
-    from ppose.slim.quantize import Quantization
 
 MODELS = (
     *("hrnet_w32_256x192", "lite_hrnet_18_256x192_coco", "lite_hrnet_30_256x192_coco"),
@@ -61,8 +61,8 @@ MODELS = (
 )
 SLOW = {"imhn_4stack_512x512_coco"}  # batch 1 only
 END_TO_END = ("tinypose_256x192", "imhn_quickstart")
-PICTURE_WH = (1280, 720)
-MOST_PEOPLE = 24
+IMAGE_WH = (1280, 720)
+MAX_IMAGE_PEOPLE = 24
 STAGES = ("detector", "crop", "network", "decode")
 ALL = "all"
 
@@ -71,7 +71,7 @@ Bundles = dict[tuple[str, str], Path]
 
 @dataclass(frozen=True)
 class Combination:
-    """A network in the hands of one backend."""
+    """A network in one precision and backend."""
 
     model: str
     precision: str
@@ -81,7 +81,7 @@ class Combination:
 def main() -> None:
     args = arguments()
     rows: list[dict[str, Any]] = []
-    pictures: list[dict[str, Any]] = []
+    end_to_end: list[dict[str, Any]] = []
     not_run: list[dict[str, Any]] = []
     with folder_of(args) as folder:
         bundles = exported(args, folder)
@@ -90,14 +90,14 @@ def main() -> None:
                 rows += network_rows(turns, batch, bundles, args)
             not_run += failures(turns)
         with Turns("end to end") as turns:
-            pictures += picture_rows(turns, bundles, args)
+            end_to_end += end_to_end_rows(turns, bundles, args)
         not_run += failures(turns)
-    for table in (rows, pictures, not_run):
+    for table in (rows, end_to_end, not_run):
         if table:
             report(table, None)
             print()
     if args.json:
-        found = machine(args) | {"rows": rows, "end_to_end": pictures, "not_run": not_run}
+        found = machine(args) | {"rows": rows, "end_to_end": end_to_end, "not_run": not_run}
         Path(args.json).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
@@ -109,17 +109,19 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--batches", nargs="*", type=int, metavar="N", default=(1, 8))
     made.add_argument("--end_to_end", nargs="*", metavar="CONFIG", default=END_TO_END)
     made.add_argument("--people", nargs="+", type=int, metavar="N", default=(1, 5, 20))
-    made.add_argument("--det_model_dir", metavar="DIR", help="a detector; default: true boxes")
+    made.add_argument("--det_model_dir", metavar="DIR", help="person detector; default: true boxes")
     made.add_argument("--weights", nargs="+", metavar="CONFIG=FILE", default=())
     made.add_argument("--device", choices=DEVICES, default="cpu")
-    made.add_argument("--threads", type=int, default=2, help="of the CPU; default 2")
-    made.add_argument("--rounds", type=int, default=10, help=f"turns of {TURN} s; default 10")
-    made.add_argument("--folder", metavar="DIR", help="keeps exports; default: a temporary one")
+    made.add_argument("--threads", type=int, default=2, help="CPU threads; default 2")
+    made.add_argument("--rounds", type=int, default=10, help=f"rounds of {TURN} s; default 10")
+    made.add_argument(
+        "--folder", metavar="DIR", help="folder for exports; default: a temporary one"
+    )
     args = made.parse_args()
     if min(args.threads, args.rounds, *args.batches, *args.people) < 1:
         made.error("--threads, --rounds, --batches and --people start at 1")
-    if max(args.people) > MOST_PEOPLE:
-        made.error(f"--people: at most {MOST_PEOPLE}")
+    if max(args.people) > MAX_IMAGE_PEOPLE:
+        made.error(f"--people: at most {MAX_IMAGE_PEOPLE}")
     if any("=" not in text for text in args.weights):
         made.error("--weights: expected CONFIG=FILE")
     args.weights = dict(text.split("=", 1) for text in args.weights)
@@ -129,7 +131,7 @@ def arguments() -> argparse.Namespace:
             made.error(f"--weights: '{name}' is none of {', '.join(dict.fromkeys(models))}")
     for file in (*map(config_of, models), *map(Path, args.weights.values())):
         if not file.is_file():
-            made.error(f"there is no {file}")
+            made.error(f"no file {file}")
     return args
 
 
@@ -142,7 +144,7 @@ def combinations(models: Iterable[str], args: argparse.Namespace) -> list[Combin
 
 
 def machine(args: argparse.Namespace) -> dict[str, Any]:
-    """What the numbers depend on."""
+    """Facts that the results depend on."""
     versions = {}
     for package in (package for backend in args.backends for package in PACKAGES[backend]):
         try:
@@ -160,9 +162,9 @@ def failures(turns: Turns) -> list[dict[str, Any]]:
 
 @contextmanager
 def folder_of(args: argparse.Namespace) -> Iterator[Path]:
-    """Where the exports of this code and these weights are."""
+    """The folder for exports by this code with these weights."""
     made_by = [Path(__file__), *(ROOT / "configs").rglob("*.*")]
-    for room in ("codecs", "export", "models", "slim"):
+    for room in ("codecs", "compression", "export", "models"):
         made_by += (ROOT / "ppose" / room).glob("*.py")
     digest = hashlib.sha256(repr(sorted(args.weights)).encode())
     for path in [*sorted(made_by), *(args.weights[model] for model in sorted(args.weights))]:
@@ -173,7 +175,7 @@ def folder_of(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def exported(args: argparse.Namespace, folder: Path) -> Bundles:
-    """Network and precision → its bundle."""
+    """(network, precision) → bundle, exported if it is missing."""
     bundles = {
         (model, precision): folder / (f"{model}_int8" if precision == "int8" else model)
         for model in (*args.models, *args.end_to_end)
@@ -189,15 +191,15 @@ def exported(args: argparse.Namespace, folder: Path) -> Bundles:
 
 
 def export(model: str, int8: bool, folder: Path, weights: str | None) -> None:
-    """Writes a bundle."""
+    """Exports a network."""
     warnings.simplefilter("ignore")
     import ppose  # noqa: F401, I001  sets up the CPU before Paddle is imported
     import paddle
-    from ppose.checkpoint import load_weights
-    from ppose.engine.norms import renew_norms
+    from ppose.compression.calibrate import calibrate
     from ppose.experiment import Experiment
-    from ppose.export.bundle import export_bundle
-    from ppose.slim.calibrate import calibrate
+    from ppose.export.write_bundle import export_bundle
+    from ppose.optim.batch_norm import reestimate_batch_norm
+    from ppose.weights.loading import load_weights
 
     paddle.seed(0)
     experiment = Experiment.from_file(config_of(model), ["flip_test=false", "quantize=null"])
@@ -206,26 +208,26 @@ def export(model: str, int8: bool, folder: Path, weights: str | None) -> None:
     if weights:
         load_weights(network, weights)
     else:
-        renew_norms(network, images, 1)
+        reestimate_batch_norm(network, images, 1)
     if int8:
-        rules_of(model).apply(network)
+        quantization_of(model).apply(network)
         calibrate(network, images, 1)
     export_bundle(experiment, folder, weights=weights)
 
 
 def drawn_people(experiment: Experiment, count: int = 2) -> np.ndarray:
-    """(count, H, W, 3) uint8 inputs of the network, of no more than 256×256."""
-    from ppose.data.synthetic import render_scene
+    """(count, H, W, 3) uint8 inputs of the network, at most 256×256."""
+    from ppose.synthetic import render_scene
 
     width, height = (min(side, 256) for side in experiment.codec.size_wh)
     rngs = map(np.random.default_rng, range(count))
     return np.stack([render_scene(rng, (width, height), "easy", 1).image for rng in rngs])
 
 
-def rules_of(model: str) -> Quantization:
-    """What of a network becomes int8."""
+def quantization_of(model: str) -> Quantization:
+    """Quantization settings of a network."""
+    from ppose.compression.quantize import Quantization
     from ppose.experiment import Experiment
-    from ppose.slim.quantize import Quantization
 
     path = config_of(f"{model}_pact")
     experiment = Experiment.from_file(path if path.is_file() else config_of(model))
@@ -235,7 +237,7 @@ def rules_of(model: str) -> Quantization:
 def network_rows(
     turns: Turns, batch: int, bundles: Bundles, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """The first table's rows of a batch size."""
+    """Rows of the first table for a batch size."""
     chosen = combinations([m for m in args.models if batch == 1 or m not in SLOW], args)
     with progress(len(chosen), f"{turns.what}: load", "network") as bar:
         for one in chosen:
@@ -249,7 +251,7 @@ def network_rows(
     return rows
 
 
-def network_row(one: Combination, batch: int, found: Found) -> dict[str, Any]:
+def network_row(one: Combination, batch: int, found: Measurement) -> dict[str, Any]:
     ms, facts = found.ms(batch, ALL), found.facts
     return {
         "batch": batch,
@@ -267,18 +269,20 @@ def network_row(one: Combination, batch: int, found: Found) -> dict[str, Any]:
     }
 
 
-def picture_rows(turns: Turns, bundles: Bundles, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """The second table."""
+def end_to_end_rows(
+    turns: Turns, bundles: Bundles, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Rows of the second table."""
     chosen = combinations(args.end_to_end, args)
     with progress(len(chosen), f"{turns.what}: load", "network") as bar:
         for one in chosen:
-            turns.start(one, start_finder, bundles[one.model, one.precision], one, args)
+            turns.start(one, start_pipeline, bundles[one.model, one.precision], one, args)
             bar.update()
     times = turns.run(args.rounds, args.people)
-    return [picture_row(one, people, times[one]) for one in times for people in args.people]
+    return [end_to_end_row(one, people, times[one]) for one in times for people in args.people]
 
 
-def picture_row(one: Combination, people: int, found: Found) -> dict[str, Any]:
+def end_to_end_row(one: Combination, people: int, found: Measurement) -> dict[str, Any]:
     whole = found.ms(people, ALL)
     stages = {name: found.ms(people, name) for name in STAGES}
     stages["rest"] = whole - sum(stages.values())
@@ -297,15 +301,15 @@ def picture_row(one: Combination, people: int, found: Found) -> dict[str, Any]:
 def start_network(
     one: Combination, folder: Path, batch: int, args: argparse.Namespace
 ) -> tuple[dict[str, Any], Work]:
-    """Loads a network and runs it once; its turns are runs of a batch."""
+    """Loads a network and runs it once; each run is a batch."""
+    from ppose.deploy.backends.timing import some_inputs
     from ppose.deploy.bundle import Bundle
-    from ppose.deploy.model import load_runner
-    from ppose.deploy.timing import some_inputs
+    from ppose.deploy.session_runner import load_runner
 
     importlib.import_module(f"ppose.deploy.backends.{one.backend}")
     imported, start = peak(), time.perf_counter()
     bundle = Bundle(folder)
-    session = load_runner(bundle, **how(one, args)).session
+    session = load_runner(bundle, **load_options(one, args)).session
     loaded = time.perf_counter() - start
     inputs = some_inputs(session, batch, size_wh=bundle.codec.size_wh)
 
@@ -319,31 +323,31 @@ def start_network(
     return facts | {"engine": session.engine}, run
 
 
-def start_finder(
+def start_pipeline(
     folder: Path, one: Combination, args: argparse.Namespace
 ) -> tuple[dict[str, Any], Work]:
-    """Loads all that finds poses; its turns are pictures with so many people."""
+    """Loads a pose pipeline; each run is an image with the given number of people."""
     import cv2
 
     from ppose.deploy.bundle import Bundle
-    from ppose.deploy.finder import load_finder
-    from ppose.estimator import Request
+    from ppose.deploy.pipeline import load_pipeline
+    from ppose.inference.request import Request
 
     cv2.setNumThreads(args.threads)
     detector = args.det_model_dir if Bundle(folder).crop.uses_boxes else None
-    find = load_finder(folder, detector, **how(one, args))
+    find = load_pipeline(folder, detector, **load_options(one, args))
     requests = {}
     for people in args.people:
-        image, boxes = picture(people)
+        image, boxes = draw_image(people)
         requests[people] = Request(
             image, boxes if find.uses_boxes else None, box_source="true boxes"
         )
 
     def run(people: int) -> dict[str, float]:
-        before, start = dict(find.stages.seconds), time.perf_counter()
+        before, start = dict(find.timer.seconds), time.perf_counter()
         next(find.run([requests[people]]))
         spent = time.perf_counter() - start
-        stages = find.stages.seconds
+        stages = find.timer.seconds
         return {name: stages[name] - before.get(name, 0.0) for name in stages} | {ALL: spent}
 
     found = {people: next(find.run([request])) for people, request in requests.items()}
@@ -354,21 +358,24 @@ def start_finder(
     return facts, run
 
 
-def how(one: Combination, args: argparse.Namespace) -> dict[str, Any]:
-    """What opens a bundle as asked for."""
-    asked = {"device": args.device, "threads": args.threads}
-    return {"backend": one.backend, "precision": one.precision, **asked}
+def load_options(one: Combination, args: argparse.Namespace) -> dict[str, Any]:
+    """Arguments for loading a bundle."""
+    return {
+        "backend": one.backend,
+        "precision": one.precision,
+        "device": args.device,
+        "threads": args.threads,
+    }
 
 
-def picture(people: int) -> tuple[np.ndarray, np.ndarray]:
-    """A picture (H, W, 3) and the boxes (people, 4) of whom it shows: one scene, or of many people
-    four, side by side."""
-    from ppose.data.synthetic import render_scene
-    from ppose.data.synthetic.scene import MAX_PEOPLE
+def draw_image(people: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (H, W, 3) and the boxes (people, 4) of its people: one scene, or a grid of four."""
+    from ppose.synthetic import render_scene
+    from ppose.synthetic.scene import MAX_PEOPLE
 
     sides = 1 if people <= MAX_PEOPLE else 2
-    width, height = (side // sides for side in PICTURE_WH)
-    image, boxes = np.empty((*PICTURE_WH[::-1], 3), np.uint8), []
+    width, height = (side // sides for side in IMAGE_WH)
+    image, boxes = np.empty((*IMAGE_WH[::-1], 3), np.uint8), []
     for i, part in enumerate(np.array_split(np.arange(people), sides**2)):
         scene = render_scene(np.random.default_rng(i), (width, height), "easy", len(part))
         y, x = height * (i // sides), width * (i % sides)

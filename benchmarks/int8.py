@@ -3,17 +3,17 @@
     python benchmarks/int8.py --weights tinypose_256x192.pdparams --images DIR --annotations FILE
         [--epochs 7] [--json FILE]
 
-The same few photographs with annotated boxes calibrate, train and score, so only the rows compare
-to each other. Settings:
+The same few photographs with annotated boxes are used for calibration, training and evaluation, so
+results are comparable only with each other. Settings:
 
-- float: as it is. float, trained on: for the steps of PACT.
-- PTQ: calibrated; one scale for each output channel. PTQ, one scale a layer: on the network with
-  its batch norms folded, where scales of channels are far apart.
+- float: the given weights. float, trained on: fine-tuned for as many steps as PACT.
+- PTQ: calibrated, with one scale per output channel. PTQ, one scale a layer: calibrated after
+  folding the batch norms, which leaves very different ranges of channels.
 - PTQ, partly: without the layers that configs/tinypose_256x192_pact.yml excludes.
-- PACT, and PACT, partly: trained on in int8.
+- PACT, and PACT, partly: fine-tuned in int8.
 
-Latencies are of the exported networks, which take turns in this process; `int8` counts the
-convolutions that ran as int8 kernels.
+Latencies are those of the exported networks, which alternate in this process; `int8` is the number
+of convolutions that ran as int8 kernels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from report import ROOT, parser, report
 
 if TYPE_CHECKING:
-    from ppose.deploy.session import Session
+    from ppose.deploy.backends.session import Session
     from ppose.experiment import Experiment
 
 ROUNDS = 30
@@ -37,7 +37,7 @@ ROUNDS = 30
 def main() -> None:
     args = arguments()
     warnings.simplefilter("ignore")
-    from ppose.deploy.timing import latencies
+    from ppose.deploy.backends.timing import latencies
 
     rows: list[dict[str, Any]] = []
     sessions: list[Session] = []
@@ -55,20 +55,24 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     made = parser(__doc__)
-    made.add_argument("--weights", required=True, type=Path, help="of configs/tinypose_256x192.yml")
+    made.add_argument(
+        "--weights", required=True, type=Path, help="weights of configs/tinypose_256x192.yml"
+    )
     made.add_argument("--images", required=True, type=Path, help="folder of photographs")
-    made.add_argument("--annotations", required=True, type=Path, help="COCO keypoints of them")
-    made.add_argument("--epochs", type=int, default=7, help="of PACT; default 7")
-    made.add_argument("--lr", type=float, default=1e-4, help="of PACT; default 1e-4")
+    made.add_argument(
+        "--annotations", required=True, type=Path, help="their annotations, COCO keypoints"
+    )
+    made.add_argument("--epochs", type=int, default=7, help="epochs of PACT; default 7")
+    made.add_argument("--lr", type=float, default=1e-4, help="learning rate of PACT; default 1e-4")
     return made.parse_args()
 
 
 def settings(args: argparse.Namespace, folder: Path) -> Any:
-    """Name and experiment of each setting; its network has its weights."""
-    from ppose.checkpoint import load_weights
+    """Yields the name and the experiment of each setting, whose network has its weights."""
     from ppose.config import load_config
-    from ppose.engine.trainer import train
-    from ppose.slim.post_training import quantize_trained
+    from ppose.training.post_training import quantize_trained
+    from ppose.training.setup import train
+    from ppose.weights.loading import load_weights
 
     def made(name: str, *more: str) -> Experiment:
         return experiment_of(args, f"output_dir={folder / name}", *more)
@@ -114,27 +118,27 @@ def experiment_of(args: argparse.Namespace, *more: str) -> Experiment:
 
 
 def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
-    """Calibrated with one scale for all weights of a layer, on folded batch norms."""
-    from ppose.checkpoint import load_weights
-    from ppose.engine.trainer import Trainer
+    """Calibrated with one weight scale per layer, after folding the batch norms."""
+    from ppose.compression.calibrate import calibrate
+    from ppose.compression.quantize import Quantization
     from ppose.export.fold import fold_norms
-    from ppose.slim.calibrate import calibrate
-    from ppose.slim.quantize import Quantization
+    from ppose.training.setup import prepare
+    from ppose.weights.loading import load_weights
 
     load_weights(experiment.model, weights)
-    trainer = Trainer(experiment, hooks=[])
-    network = trainer.network.eval()
+    trainer = prepare(experiment, hooks=[])
+    network = trainer.state.network.eval()
     fold_norms(network, experiment.codec.size_wh)
     Quantization(weight_scale="tensor").apply(network)
-    calibrate(network, trainer.plain_images(), 6)
+    calibrate(network, trainer.data.plain_images(), 6)
     return experiment
 
 
 def measured(name: str, experiment: Experiment, folder: Path) -> tuple[dict[str, Any], Session]:
     from ppose.deploy.backends.paddle_kernels import int8_kernels
-    from ppose.deploy.model import load_runner
-    from ppose.engine.evaluate import evaluate
-    from ppose.export.bundle import export_bundle
+    from ppose.deploy.session_runner import load_runner
+    from ppose.evaluation import evaluate
+    from ppose.export.write_bundle import export_bundle
 
     data, metric = experiment.val_dataset, experiment.metric
     eager = evaluate(experiment.estimator(), data, metric, quiet=True)

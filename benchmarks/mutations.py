@@ -1,4 +1,4 @@
-"""Uploads that are no pictures, or not any more: what a service meets on the open network."""
+"""Invalid uploads: damaged images and other data that a public service receives."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-ENDINGS = (".jpg", ".png", ".webp", ".bmp", ".tiff")
+SUFFIXES = (".jpg", ".png", ".webp", ".bmp", ".tiff")
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class Upload:
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to spoil uploads.
+    """A kind of invalid upload.
 
     Attributes:
-        make: of a random generator and a valid file in one of the formats.
-        statuses: answers that are right.
+        make: creates an upload from a random generator and a valid image file.
+        statuses: expected status codes.
     """
 
     make: Callable[[np.random.Generator, bytes], Upload]
@@ -38,20 +38,20 @@ class Kind:
 
 
 def mutated(sources: Sequence[bytes], count: int) -> Iterator[tuple[str, Upload]]:
-    """Names of kinds and uploads of them, each kind as often as the others.
+    """Yields kinds of uploads by name, with an upload; all kinds are equally frequent.
 
     Args:
-        sources: files of pictures; parts of them are spoiled in all formats.
-        count: of uploads.
+        sources: contents of image files, parts of which are encoded in several formats and damaged.
+        count: number of uploads.
     """
     rng = np.random.default_rng(0)
-    pictures = [cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data in sources]
+    images = [cv2.imdecode(np.frombuffer(data, np.uint8), 1) for data in sources]
     names = list(KINDS)
     for i in range(count):
-        picture = pictures[rng.integers(len(pictures))]
+        image = images[rng.integers(len(images))]
         height, width = rng.integers(40, 160, 2)
-        ending = ENDINGS[rng.integers(len(ENDINGS))]
-        valid = cv2.imencode(ending, picture[:height, :width])[1].tobytes()
+        suffix = SUFFIXES[rng.integers(len(SUFFIXES))]
+        valid = cv2.imencode(suffix, image[:height, :width])[1].tobytes()
         name = names[i % len(names)]
         yield name, KINDS[name].make(rng, valid)
 
@@ -68,14 +68,14 @@ def _flipped(rng: np.random.Generator, valid: bytes) -> Upload:
 
 
 def _overwritten(rng: np.random.Generator, valid: bytes) -> Upload:
-    """A known beginning with noise behind it."""
-    beginnings = (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
+    """The magic number of an image format, then noise."""
+    magic_numbers = (b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"BM")
     webp = b"RIFF" + rng.bytes(4) + b"WEBP"
-    beginning = (*beginnings, webp)[rng.integers(6)]
-    return Upload(beginning + rng.bytes(int(rng.integers(0, 5000))))
+    magic = (*magic_numbers, webp)[rng.integers(6)]
+    return Upload(magic + rng.bytes(int(rng.integers(0, 5000))))
 
 
-def _no_picture(rng: np.random.Generator, valid: bytes) -> Upload:
+def _other_format(rng: np.random.Generator, valid: bytes) -> Upload:
     contents = (
         b"GIF89a" + rng.bytes(500),
         b"%PDF-1.7\n" + rng.bytes(500),
@@ -101,7 +101,7 @@ def _empty(rng: np.random.Generator, valid: bytes) -> Upload:
 
 
 def _huge(rng: np.random.Generator, valid: bytes) -> Upload:
-    """A header that claims 200 million to 4 billion pixels."""
+    """A header with a size of 200 million to 4 billion pixels."""
     width, height = (int(side) for side in rng.integers(14_142, 65_000, 2))
     return Upload((_png, _bmp, _jpeg, _webp, _tiff)[rng.integers(5)](width, height))
 
@@ -113,14 +113,14 @@ def _zip_bomb(rng: np.random.Generator, valid: bytes) -> Upload:
 
 @cache
 def _bomb(which: int) -> bytes:
-    """A valid PNG of 75 to 600 MB of zeros in less than 3 MB."""
+    """A valid PNG of less than 3 MB that contains 75 to 600 MB of zeros."""
     side = (5_001, 8_000, 14_000)[which]
     packer, row = zlib.compressobj(1), bytes(3 * side + 1)
     return _png(side, side, b"".join(packer.compress(row) for _ in range(side)) + packer.flush())
 
 
 def _too_long(rng: np.random.Generator, valid: bytes) -> Upload:
-    """Announced, or in chunks that do not tell how many there will be."""
+    """Too long by its Content-Length, or in chunks of unknown total length."""
     if rng.random() < 0.5:
         length = str(int(rng.integers(20_000_001, 1 << 40)))
         headers = {"Content-Length": length, "Expect": "100-continue"}
@@ -136,7 +136,7 @@ def _parameters(rng: np.random.Generator, valid: bytes) -> Upload:
 
 
 def _damaged_form(rng: np.random.Generator, valid: bytes) -> Upload:
-    """A form without a whole file of a picture in its field."""
+    """A form without a complete image file in its field."""
     whole = _form(valid)
     body, kind = whole.body, whole.headers["Content-Type"]
     edge = body.index(b"\r\n\r\n") + 4
@@ -210,12 +210,12 @@ def _tiff(width: int, height: int) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
 
 
-# A flipped bit may lie in a pixel, a comment or a file name and leave a valid picture: those kinds
-# stand for themselves, and may be answered.
+# A flipped bit in a pixel, a comment or a file name may leave a valid image, so those kinds may be
+# answered with 200.
 KINDS = {
     "cut short": Kind(_truncated, (415, 422)),
-    "noise behind a known beginning": Kind(_overwritten, (413, 422)),
-    "another format": Kind(_no_picture, (415,)),
+    "noise after a magic number": Kind(_overwritten, (413, 422)),
+    "another format": Kind(_other_format, (415,)),
     "wrong content type or encoding": Kind(_wrong_type, (415,)),
     "empty": Kind(_empty, (422,)),
     "huge size in the header": Kind(_huge, (413,)),

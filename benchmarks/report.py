@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing, one table, one JSON."""
+"""Timing and reports of the benchmarks: a table, and a JSON file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", metavar="FILE", help="write the table here as well")
+    made.add_argument("--json", metavar="FILE", help="also write the table to this file")
     return made
 
 
@@ -38,7 +38,7 @@ def seconds(work: Callable[[], Any], repeats: int = 30, warmup: int = 3) -> np.n
 
 
 def report(rows: list[dict[str, Any]], path: str | None) -> None:
-    """Prints rows as a table and writes them with the machine's facts."""
+    """Prints rows as a table, and writes them with facts about the machine to a JSON file."""
     names = list(rows[0])
     cells = [names, *([_text(row[name]) for name in names] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -1,11 +1,11 @@
-"""The service under more load than it can bear, and under uploads that are no pictures.
+"""HTTP service under overload and with invalid uploads.
 
-python benchmarks/service.py [--model_dir DIR] [--seconds 120] [--uploads 1000] [--json FILE]
+    python benchmarks/service.py [--model_dir DIR] [--seconds 120] [--uploads 1000] [--json FILE]
 
-Starts deploy/serve.py in a process of its own and sends to it from this one, on 127.0.0.1 alone.
-The load is 4 times what the service was measured to bear before, in an open loop: requests are
-sent at their times, answered or not. Every answer is compared with what the model gives in this
-process. Exits with 1 if an answer is wrong, an upload was answered as it should not be, memory
+Starts deploy/serve.py in a process and sends requests to it on 127.0.0.1. The load is 4 times the
+measured capacity of the service, in an open loop: requests are sent at their scheduled times,
+whether earlier ones are answered or not. Every answer is compared with the result of the model in
+this process. Exits with 1 if an answer is wrong, an upload got an unexpected status code, memory
 grew, or the service ended.
 """
 
@@ -33,18 +33,18 @@ import psutil
 from mutations import KINDS, Upload, mutated
 from report import ROOT, parser, report
 
-PICTURES = sorted((ROOT / "dataset" / "test_image").glob("*.jpg"))
+IMAGES = sorted((ROOT / "dataset" / "test_image").glob("*.jpg"))
 LOAD = 4.0
 CAPACITY_SECONDS = 6.0
-WARM_UP = 0.2  # part of the load after which memory has to stay
-GROWTH = 0.05
-MOST_OPEN = 400  # requests of the load under way; more are not sent, and counted
-TOLERANCE = 0.05  # pixels; batches of other sizes round otherwise
+WARM_UP = 0.2  # fraction of the load after which memory must not grow
+MAX_GROWTH = 0.05
+MAX_OPEN = 400  # open requests of the load; further ones are counted, but not sent
+TOLERANCE = 0.05  # pixels; rounding depends on the batch size
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, or 0 where the connection broke."""
+    """A response; status 0 if the connection was lost."""
 
     status: int
     body: bytes
@@ -63,7 +63,7 @@ class Service:
         return psutil.Process(self.process.pid).memory_info().rss
 
     async def send(self, upload: Upload) -> Reply:
-        """One request over a connection of its own."""
+        """Sends a request on a new connection."""
         started = time.perf_counter()
         try:
             return await asyncio.wait_for(self._send(upload, started), 60)
@@ -90,7 +90,7 @@ class Service:
 
 @contextmanager
 def running(args: argparse.Namespace, model_dir: Path) -> Iterator[Service]:
-    """deploy/serve.py on a free port; ended by SIGTERM."""
+    """A context with deploy/serve.py on a free port; ends it by SIGTERM."""
     command = [sys.executable, str(ROOT / "deploy" / "serve.py"), "--port=0"]
     command += [f"--model_dir={model_dir}", f"--backend={args.backend}"]
     command += [f"--threads={args.threads}"]
@@ -112,19 +112,19 @@ def running(args: argparse.Namespace, model_dir: Path) -> Iterator[Service]:
 
 
 class Expected:
-    """What each picture's answer has to be."""
+    """The expected answer for each image."""
 
     def __init__(self, args: argparse.Namespace, model_dir: Path):
         from ppose.data.images import read_image
-        from ppose.deploy.finder import load_finder
+        from ppose.deploy.pipeline import load_pipeline
 
-        finder = load_finder(
+        pipeline = load_pipeline(
             model_dir, args.det_model_dir, backend=args.backend, threads=args.threads
         )
-        self.people = [finder([read_image(path)])[0].to_dict()["people"] for path in PICTURES]
+        self.people = [pipeline([read_image(path)])[0].to_dict()["people"] for path in IMAGES]
 
-    def is_right(self, picture: int, body: bytes) -> bool:
-        found, wanted = json.loads(body)["people"], self.people[picture]
+    def is_right(self, image: int, body: bytes) -> bool:
+        found, wanted = json.loads(body)["people"], self.people[image]
         return len(found) == len(wanted) and all(
             np.abs(np.subtract(a["keypoints"], b["keypoints"])).max() <= TOLERANCE
             and abs(a["score"] - b["score"]) <= 1e-3
@@ -134,7 +134,7 @@ class Expected:
 
 @dataclass
 class Tally:
-    """What a load brought."""
+    """Results of a load."""
 
     statuses: Counter = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -148,14 +148,14 @@ class Tally:
 
 
 async def one(service: Service, expected: Expected, number: int, tally: Tally) -> None:
-    picture = number % len(PICTURES)
-    upload = Upload(PICTURES[picture].read_bytes(), {"Content-Type": "image/jpeg"})
+    image = number % len(IMAGES)
+    upload = Upload(IMAGES[image].read_bytes(), {"Content-Type": "image/jpeg"})
     reply = await service.send(upload)
-    tally.add(reply, reply.status == 200 and expected.is_right(picture, reply.body))
+    tally.add(reply, reply.status == 200 and expected.is_right(image, reply.body))
 
 
 async def measure_capacity(service: Service, expected: Expected) -> float:
-    """Answers for each second, with 16 clients that ask again as soon as they have an answer."""
+    """Answers per second to 16 clients that send the next request after each answer."""
     tally = Tally()
     end = time.perf_counter() + CAPACITY_SECONDS
 
@@ -171,7 +171,7 @@ async def measure_capacity(service: Service, expected: Expected) -> float:
 async def overload(
     service: Service, expected: Expected, rate: float, seconds: float
 ) -> tuple[Tally, np.ndarray, int]:
-    """Poisson arrivals; the tally, memory each half second, and how many were not sent."""
+    """Poisson arrivals; returns the tally, memory every 0.5 s, and how many were not sent."""
     tally, open_now, skipped = Tally(), set[asyncio.Task](), 0
     rng = np.random.default_rng(0)
     async with sampled_memory(service) as memory:
@@ -179,7 +179,7 @@ async def overload(
         due, number = started, 0
         while (due := due + rng.exponential(1 / rate)) < started + seconds:
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            if len(open_now) >= MOST_OPEN:
+            if len(open_now) >= MAX_OPEN:
                 skipped += 1
                 continue
             task = asyncio.create_task(one(service, expected, number, tally))
@@ -229,12 +229,12 @@ def load_row(service: Service, expected: Expected, seconds: float) -> tuple[dict
         "RSS last": float(settled[-1]),
     }
     alive = service.process.poll() is None
-    fine = alive and not tally.wrong and not row["others"] and growth <= GROWTH
+    fine = alive and not tally.wrong and not row["others"] and growth <= MAX_GROWTH
     return row, fine and len(tally.seconds) > 0
 
 
 def upload_rows(service: Service, count: int) -> tuple[list[dict[str, Any]], bool]:
-    sources = [path.read_bytes() for path in PICTURES]
+    sources = [path.read_bytes() for path in IMAGES]
 
     async def send_all() -> dict[str, Counter]:
         statuses: dict[str, Counter] = {name: Counter() for name in KINDS}
@@ -264,14 +264,12 @@ def upload_rows(service: Service, count: int) -> tuple[list[dict[str, Any]], boo
 
 
 def exported(folder: Path) -> Path:
-    """A bundle of the bottom-up quick start."""
-    from ppose.api import chosen_weights
-    from ppose.checkpoint import load_weights
+    """Exports the bottom-up quick start."""
     from ppose.experiment import Experiment
-    from ppose.export.bundle import export_bundle
+    from ppose.export.write_bundle import export_bundle
 
     experiment = Experiment.from_file(ROOT / "configs" / "imhn_quickstart.yml")
-    load_weights(experiment.model, chosen_weights(experiment))
+    experiment.load_weights()
     export_bundle(experiment, folder)
     return folder
 
@@ -281,9 +279,15 @@ def main() -> int:
     arguments.add_argument("--model_dir", type=Path, help="default: configs/imhn_quickstart.yml")
     arguments.add_argument("--det_model_dir", type=Path)
     arguments.add_argument("--backend", default="auto")
-    arguments.add_argument("--threads", type=int, default=1, help="of the network; default: 1")
-    arguments.add_argument("--seconds", type=float, default=120, help="of the load; 0: none")
-    arguments.add_argument("--uploads", type=int, default=1000, help="0: none")
+    arguments.add_argument(
+        "--threads", type=int, default=1, help="threads of the network; default: 1"
+    )
+    arguments.add_argument(
+        "--seconds", type=float, default=120, help="duration of the load; 0 for none"
+    )
+    arguments.add_argument(
+        "--uploads", type=int, default=1000, help="number of invalid uploads; 0 for none"
+    )
     args = arguments.parse_args()
     facts: dict[str, Any] = {"machine": platform.machine(), "cores": os.cpu_count()}
     all_fine = True

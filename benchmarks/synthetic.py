@@ -1,8 +1,8 @@
-"""How many synthetic images one core draws and labels in a second.
+"""Synthetic data: images per second on one core.
 
     python benchmarks/synthetic.py [--images 300] [--json FILE]
 
-Counts all that `write_coco` does: drawing, JPEG encoding, polygons, writing files and JSON.
+Measures `write_coco` as a whole: drawing, JPEG encoding, polygons, writing files and JSON.
 """
 
 import json
@@ -14,14 +14,14 @@ from pathlib import Path
 import cv2
 from report import parser, report
 
-from ppose.data.synthetic import write_coco
-from ppose.data.synthetic.scene import SETTINGS, Difficulty
+from ppose.synthetic import write_coco
+from ppose.synthetic.scene import SETTINGS, Difficulty
 
 SIZES = ((320, 240), (640, 480))
 
 
 def measure(size_wh: tuple[int, int], difficulty: Difficulty, images: int) -> dict[str, object]:
-    """Wall and processor time of writing a split with one process and one thread."""
+    """Wall-clock and CPU time of writing a split with one process and one thread."""
     with tempfile.TemporaryDirectory() as folder:
         write_coco(folder, "warmup", 8, 0, size_wh, difficulty)
         wall, cpu = time.perf_counter(), time.process_time()
@@ -40,7 +40,9 @@ def measure(size_wh: tuple[int, int], difficulty: Difficulty, images: int) -> di
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--images", type=int, default=300, help="of each row (%(default)s)")
+    arguments.add_argument(
+        "--images", type=int, default=300, help="images per row (default: %(default)s)"
+    )
     args = arguments.parse_args()
     cv2.setNumThreads(0)
     report([measure(*row, args.images) for row in product(SIZES, SETTINGS)], args.json)

@@ -1,10 +1,10 @@
-"""Time of making SimplePose's training targets, in the worker and on the device.
+"""Time of encoding SimplePose's training targets, in a data worker or on the device.
 
     python benchmarks/targets.py [--json FILE]
 
-Milliseconds a sample of 512×512 at stride 4. The worker draws one sample at a time on one core,
-and its maps are stacked and copied to the device. The device computes a batch from the joints
-with Paddle's operators, on Paddle's default device.
+Times are milliseconds per sample of 512×512 at stride 4. The worker encodes one sample at a time on
+one core; the maps are stacked and copied to the device. The device encodes a batch of joints with
+Paddle's operators, on Paddle's default device.
 """
 
 import math
@@ -14,8 +14,8 @@ import paddle
 from paddle import Tensor
 from report import parser, report, seconds
 
-from ppose.codecs.parts import SIMPLEPOSE
-from ppose.codecs.targets import part_maps
+from ppose.codecs.part_layout import SIMPLEPOSE
+from ppose.codecs.part_maps import part_maps
 
 BATCH, SIDE, STRIDE = 8, 512, 4
 CELLS = SIDE // STRIDE
@@ -36,7 +36,7 @@ def main() -> None:
                 "people": people,
                 "worker ms": median_ms(lambda joints=joints: in_worker(joints, masks)),
                 "copy ms": median_ms(lambda maps=maps: paddle.to_tensor(np.stack(maps))),
-                "device ms": median_ms(lambda joints=joints: to_end(joints, masks), 3),
+                "device ms": median_ms(lambda joints=joints: finish_on_device(joints, masks), 3),
                 "difference": f"{np.abs(np.stack(maps) - batch.numpy()).max():.0e}",
             }
         )
@@ -44,12 +44,12 @@ def main() -> None:
 
 
 def median_ms(work, repeats: int = 15) -> float:
-    """Median milliseconds a sample of work on a whole batch."""
+    """Median milliseconds per sample of `work` on a batch."""
     return 1e3 * float(np.median(seconds(work, repeats))) / BATCH
 
 
 def random_people(rng: np.random.Generator, people: int) -> np.ndarray:
-    """(BATCH, people, J, 3) float32 joints anywhere in the box of a person; 70 % are labelled."""
+    """(BATCH, people, J, 3) float32 random joints in the box of a person; 70 % are labelled."""
     height = rng.uniform(80, 400, (BATCH, people, 1, 1))
     centre = rng.uniform(0, SIDE, (BATCH, people, 1, 2))
     within = rng.uniform(-0.5, 0.5, (BATCH, people, len(SIMPLEPOSE.joints), 2))
@@ -65,13 +65,13 @@ def in_worker(joints: np.ndarray, masks: np.ndarray) -> list[np.ndarray]:
     ]
 
 
-def to_end(joints: np.ndarray, masks: np.ndarray) -> float:
-    """`on_device`, until the result is there."""
+def finish_on_device(joints: np.ndarray, masks: np.ndarray) -> float:
+    """`on_device`, and waits for the result."""
     return float(on_device(paddle.to_tensor(joints), paddle.to_tensor(masks))[0, 0, 0, 0])
 
 
 def on_device(joints: Tensor, masks: Tensor) -> Tensor:
-    """(N, C, h, w) what `part_maps` gives, with Paddle's operators; one person at a time."""
+    """(N, C, h, w) result of `part_maps` with Paddle's operators, one person at a time."""
     starts, ends = paddle.to_tensor(SIMPLEPOSE.limb_index.T.copy())
     parts = len(SIMPLEPOSE.joints), len(SIMPLEPOSE.limbs)
     highest, total, count = (
@@ -101,7 +101,7 @@ def joint_peaks(person: Tensor) -> Tensor:
 
 
 def limb_peaks(start: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
-    """(N, L, h, w) one person's limbs between ends (N, L, 3), and 1 where their boxes are."""
+    """(N, L, h, w) limbs of one person between ends (N, L, 3), and masks of their boxes."""
     cells = paddle.arange(CELLS, dtype="float32")
     labelled = ((start[..., 2] > 0) & (end[..., 2] > 0)).astype("float32")[..., None]
     start, end = start[..., :2], end[..., :2]

@@ -1,20 +1,22 @@
-"""Training on this CPU: samples a second, and how they compare to Paddle's own defaults.
+"""Training speed on this CPU, compared with Paddle's defaults and with PyTorch.
 
     python benchmarks/train.py [--networks HRNet-w32] [--settings ppose] [--rounds 3] [--json FILE]
 
-The trainer's steps on pictures of synthetic people, which one process loads. Settings:
+Runs steps of the trainer on images of synthetic people, loaded by one process. Settings:
 
-- Paddle's defaults: what `pip install paddlepaddle` computes with: one thread, the path of MKL for
-  processors that are not Intel's, glibc's malloc as it is, Paddle's operators only.
-- Paddle's defaults, all cores: the same with a thread for each core.
-- ppose: what `import ppose` sets (ppose/cpu.py) and its own kernels (ppose/models/kernels.py).
+- Paddle's defaults: `pip install paddlepaddle` without changes: one thread, MKL's code path for
+  processors other than Intel's, default settings of glibc's malloc, Paddle's operators only.
+- Paddle's defaults, all cores: the same with a thread per core.
+- ppose: the settings of `import ppose` (ppose/utils/cpu.py) and its kernels
+  (ppose/models/kernels.py).
 - ppose, oneDNN: the same with Paddle's flags for oneDNN.
-- ppose, deterministic: `deterministic: true`, sums in one order whatever the memory's alignment.
-- ppose, to_static: the network as one graph; its first step, which is not counted, takes minutes.
-- PyTorch: the same network in PyTorch, where that is installed: forward, loss, backward and a step
-  of Adam on one batch, no loading.
+- ppose, deterministic: `deterministic: true`, sums in a fixed order.
+- ppose, to_static: the network as a static graph; its first step, which is not measured, takes
+  minutes.
+- PyTorch: the same network in PyTorch, if installed: forward, loss, backward and a step of Adam on
+  one batch, without data loading.
 
-Each measurement is a process of its own, and all take turns. Steps and peaks are medians of them.
+Each measurement runs in a new process, and settings alternate. Steps and peaks are medians.
 """
 
 from __future__ import annotations
@@ -47,8 +49,8 @@ CONFIGS = {
 }
 PADDLE, PYTORCH = "Paddle's defaults", "PyTorch"
 _ONEDNN = {"FLAGS_use_mkldnn": "1", "FLAGS_use_onednn": "1"}
-# As if set by the user, so that ppose leaves it: MKL asks the processor, and a variable of malloc
-# that changes nothing.
+# Values that ppose keeps, as if set by the user: MKL detects the processor, and a malloc variable
+# without effect.
 _UNPREPARED = {"MKL_DEBUG_CPU_TYPE": "0", "GLIBC_TUNABLES": "glibc.malloc.check=0"}
 ENVIRONMENT: dict[str, dict[str, str]] = {
     PADDLE: {"OMP_NUM_THREADS": "1"} | _UNPREPARED,
@@ -60,7 +62,7 @@ ENVIRONMENT: dict[str, dict[str, str]] = {
     "ppose, to_static, oneDNN": _ONEDNN,
     PYTORCH: {},
 }
-PICTURES = 64
+IMAGES = 64
 WARMUP = 2
 
 
@@ -68,11 +70,11 @@ def main() -> None:
     args = arguments()
     settings = [name for name in ENVIRONMENT if name in args.settings]
     if PYTORCH in settings and importlib.util.find_spec("torch") is None:
-        print("PyTorch is not installed: no rows of it")
+        print("PyTorch is not installed: no rows for it")
         settings.remove(PYTORCH)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        in_own_process(write_pictures, folder)
+        in_own_process(write_images, folder)
         for _ in range(args.rounds):
             for network in args.networks:
                 for setting in settings:
@@ -80,7 +82,7 @@ def main() -> None:
                     try:
                         one = in_own_process(work, network, setting, folder, args)
                     except (RuntimeError, NotImplementedError, BrokenProcessPool) as error:
-                        print(f"{network}, {setting}: not run: {str(error).strip()[-200:]}")
+                        print(f"{network}, {setting}: failed: {str(error).strip()[-200:]}")
                         continue
                     found.setdefault((network, setting), []).append(one)
     medians = {
@@ -95,7 +97,7 @@ def arguments() -> argparse.Namespace:
     made.add_argument("--networks", nargs="+", choices=CONFIGS, default=[*CONFIGS])
     made.add_argument("--settings", nargs="+", choices=ENVIRONMENT, default=[*ENVIRONMENT])
     made.add_argument("--rounds", type=int, default=3, help="processes of each setting")
-    made.add_argument("--steps", type=int, default=5, help="counted steps of each process")
+    made.add_argument("--steps", type=int, default=5, help="measured steps of each process")
     made.add_argument("--batch", type=int, default=8)
     return made.parse_args()
 
@@ -105,9 +107,9 @@ def row(
 ) -> dict[str, Any]:
     one = medians[network, setting]
 
-    def times_as_fast_as(other: str) -> float | str:
-        there = medians.get((network, other))
-        return there["step"] / one["step"] if there else "-"
+    def speedup_over(other: str) -> float | str:
+        reference = medians.get((network, other))
+        return reference["step"] / one["step"] if reference else "-"
 
     return {
         "network": network,
@@ -115,8 +117,8 @@ def row(
         "step s": one["step"],
         "samples/s": one["samples"] / one["step"],
         "data wait %": 100 * one["wait"],
-        f"x {PADDLE}": times_as_fast_as(PADDLE),
-        f"x {PYTORCH}": times_as_fast_as(PYTORCH),
+        f"x {PADDLE}": speedup_over(PADDLE),
+        f"x {PYTORCH}": speedup_over(PYTORCH),
         "peak MiB": one["peak"],
     }
 
@@ -127,24 +129,24 @@ def in_own_process(work: Any, *arguments: object) -> Any:
         return process.submit(work, *arguments).result()
 
 
-def write_pictures(folder: str) -> None:
-    from ppose.data.synthetic import write_coco
+def write_images(folder: str) -> None:
+    from ppose.synthetic import write_coco
 
-    write_coco(Path(folder), "train", PICTURES, seed=0, size_wh=(640, 480))
+    write_coco(Path(folder), "train", IMAGES, seed=0, size_wh=(640, 480))
 
 
 def measure(network: str, setting: str, folder: str, args: argparse.Namespace) -> dict[str, float]:
-    """Seconds of the trainer's steps and what part of them went by in waiting for data."""
+    """Seconds of the trainer's steps, and the fraction spent waiting for data."""
     os.environ.update(ENVIRONMENT[setting])
     warnings.simplefilter("ignore")
     import ppose  # noqa: F401  sets up the CPU before Paddle is imported
-    from ppose.engine.trainer import Trainer
     from ppose.models import kernels
+    from ppose.training.setup import prepare
 
     if setting.startswith(PADDLE):
         kernels.numba = None
-    trainer = Trainer(experiment_of(network, folder, args, setting), hooks=[])
-    with closing(trainer.batches()) as batches:
+    trainer = prepare(experiment_of(network, folder, args, setting), hooks=[])
+    with closing(trainer.data.batches()) as batches:
         reports = [
             trainer.run_step(batch, waited)
             for batch, waited in islice(batches, WARMUP + args.steps)
@@ -166,7 +168,7 @@ def experiment_of(network: str, folder: str, args: argparse.Namespace, setting: 
         "train_dataset.anno_path": f"{folder}/annotations/person_keypoints_train.json",
         "batch_size": args.batch,
         "workers": 1,
-        "epochs": WARMUP + args.steps,  # of at least one step each
+        "epochs": WARMUP + args.steps,  # with at least one step each
         "pretrain_weights": "null",
         "to_static": str("to_static" in setting).lower(),
         "deterministic": str("deterministic" in setting).lower(),
@@ -179,11 +181,11 @@ def experiment_of(network: str, folder: str, args: argparse.Namespace, setting: 
 def measure_torch(
     network: str, setting: str, folder: str, args: argparse.Namespace
 ) -> dict[str, float]:
-    """As `measure`, on one batch of noise."""
+    """The same for PyTorch, on one batch of noise."""
     warnings.simplefilter("ignore")
     import torch
 
-    from ppose.cpu import usable_cores
+    from ppose.utils.cpu import usable_cores
 
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", usable_cores())))
     torch.manual_seed(0)
@@ -214,7 +216,9 @@ def measure_torch(
 def torch_network(network: str, channels: int) -> torch.nn.Module:
     from torch import nn
 
-    from ppose.convert import torch_hrnet, torch_imhn, torch_lite_hrnet
+    from ppose.convert.reference import hrnet as torch_hrnet
+    from ppose.convert.reference import imhn as torch_imhn
+    from ppose.convert.reference import lite_hrnet as torch_lite_hrnet
 
     if network == "HRNet-w32":
         return torch_hrnet.HRNet(32, channels)
@@ -230,7 +234,7 @@ def maps_of(model: torch.nn.Module, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def peak() -> float:
-    """MiB of resident memory that this process has had at most."""
+    """Peak resident memory of this process in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

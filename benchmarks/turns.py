@@ -1,4 +1,4 @@
-"""Processes that take turns, so that what else the machine does meets all of them alike."""
+"""Interleaved measurements in several processes, so that other load affects all equally."""
 
 from __future__ import annotations
 
@@ -15,45 +15,45 @@ from typing import Any
 import numpy as np
 import psutil
 
-from ppose.errors import PposeError
-from ppose.progress import progress
+from ppose.utils.errors import PposeError
+from ppose.utils.progress import progress
 
 Work = Callable[[Any], dict[str, float]]
 
 TURN = 0.25  # seconds
-# A process is at rest when it uses less than this share of a core for so many seconds.
-REST, LOOK, MOST_LOOKS = 0.1, 0.02, 100
-# Memory that has to be free for one process more.
-FREE = 2 << 30
+# A process is idle when it uses less than IDLE_LOAD of a core during IDLE_SECONDS.
+IDLE_LOAD, IDLE_SECONDS, MAX_CHECKS = 0.1, 0.02, 100
+# Free memory in bytes that a further process needs.
+MIN_FREE = 2 << 30
 
 
 @dataclass
-class Found:
-    """What was found in one process.
+class Measurement:
+    """Results of one process.
 
     Attributes:
-        facts: what `start` gave.
-        peak: MiB of resident memory that the process had at most.
-        runs: question → stage → seconds, of each run.
+        facts: facts returned by `start`.
+        peak: peak resident memory in MiB.
+        runs: input → for each run, stage → seconds.
     """
 
     facts: dict[str, Any]
     peak: float
     runs: dict[Any, list[dict[str, float]]]
 
-    def ms(self, question: Any, stage: str) -> np.ndarray:
-        """(runs,) milliseconds of a stage; 0 where a run has none."""
-        return np.array([1000 * run.get(stage, 0.0) for run in self.runs[question]])
+    def ms(self, value: Any, stage: str) -> np.ndarray:
+        """(runs,) milliseconds of a stage; 0 for runs without it."""
+        return np.array([1000 * run.get(stage, 0.0) for run in self.runs[value]])
 
 
 class Turns:
-    """Processes that do the same in turns, each with something of its own.
+    """Processes that run the same work in turns.
 
     Args:
-        what: they do, for the lines of progress.
+        what: description of the work, for the progress bar.
 
     Attributes:
-        failed: what could not be started or ended before its time, and why; the others go on.
+        failed: key of a process that could not start or ended early → reason.
     """
 
     def __init__(self, what: str):
@@ -73,38 +73,41 @@ class Turns:
         """Starts a process.
 
         Args:
-            key: of what it has.
-            start: called there with the arguments; gives facts, and what its turns are: a call
-                that takes a question and gives the seconds of each stage.
+            key: identifies the process.
+            start: called in the process with the arguments; returns facts, and the work: a function
+                from an input to the seconds of each stage.
         """
-        if psutil.virtual_memory().available < FREE:
-            self.failed[key] = f"less than {FREE >> 30} GiB of memory are left: run fewer at once"
+        if psutil.virtual_memory().available < MIN_FREE:
+            self.failed[key] = (
+                f"less than {MIN_FREE >> 30} GiB of memory are left: run fewer at once"
+            )
             return
         process = self._stack.enter_context(own_process())
-        with self._excused(key):
+        with self._recorded_failure(key):
             self._facts[key] = process.submit(_begin, start, arguments).result()
             self._processes[key] = process
 
-    def run(self, rounds: int, questions: Sequence[Any]) -> dict[Any, Found]:
-        """So many turns of each process, for each question."""
+    def run(self, rounds: int, inputs: Sequence[Any]) -> dict[Any, Measurement]:
+        """Runs `rounds` turns of each process for each input."""
         found = {
-            key: Found(facts, 0.0, {q: [] for q in questions}) for key, facts in self._facts.items()
+            key: Measurement(facts, 0.0, {value: [] for value in inputs})
+            for key, facts in self._facts.items()
         }
         with progress(rounds if self._processes else 0, self.what, "round") as bar:
             for _ in range(rounds):
                 for key, process in [*self._processes.items()]:
-                    with self._excused(key):
-                        for question in questions:
-                            runs = process.submit(_take_turn, question).result()
-                            found[key].runs[question] += runs
+                    with self._recorded_failure(key):
+                        for value in inputs:
+                            runs = process.submit(_take_turn, value).result()
+                            found[key].runs[value] += runs
                 bar.update()
         for key, process in [*self._processes.items()]:
-            with self._excused(key):
+            with self._recorded_failure(key):
                 found[key].peak = process.submit(peak).result()
         return {key: found[key] for key in self._processes}
 
     @contextmanager
-    def _excused(self, key: Any) -> Iterator[None]:
+    def _recorded_failure(self, key: Any) -> Iterator[None]:
         try:
             yield
         except (PposeError, BrokenProcessPool) as error:
@@ -113,19 +116,19 @@ class Turns:
 
 
 def own_process() -> ProcessPoolExecutor:
-    """One process that starts anew."""
+    """A pool with one new process."""
     return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"))
 
 
 def peak() -> float:
-    """MiB of resident memory that this process has had at most.
+    """Peak resident memory of this process in MiB.
 
-    It begins with that of the process that started it, which therefore stays small.
+    It starts at that of the parent process, which therefore has to stay small.
     """
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-# What follows runs in the processes.
+# The functions below run in the child processes.
 _work: Work
 
 
@@ -135,20 +138,20 @@ def _begin(start: Callable[..., tuple[dict[str, Any], Work]], arguments: tuple) 
     return facts
 
 
-def _take_turn(question: Any) -> list[dict[str, float]]:
-    """The first run wakes threads up and fills caches; it counts only if there is no other."""
+def _take_turn(value: Any) -> list[dict[str, float]]:
+    """Runs for TURN seconds; drops the first run, a warm-up, unless it is the only one."""
     runs: list[dict[str, float]] = []
     end = time.perf_counter() + TURN
     while not runs or time.perf_counter() < end:
-        runs.append(_work(question))
-    _come_to_rest()
+        runs.append(_work(value))
+    _wait_until_idle()
     return runs[1:] or runs
 
 
-def _come_to_rest() -> None:
-    """Waits for threads that spin: OpenMP's go on for 0.2 s and would take the next one's cores."""
-    for _ in range(MOST_LOOKS):
+def _wait_until_idle() -> None:
+    """Waits for spinning threads: OpenMP threads spin for 0.2 s and would slow the next process."""
+    for _ in range(MAX_CHECKS):
         before = time.process_time()
-        time.sleep(LOOK)
-        if time.process_time() - before < REST * LOOK:
+        time.sleep(IDLE_SECONDS)
+        if time.process_time() - before < IDLE_LOAD * IDLE_SECONDS:
             break

@@ -1,13 +1,13 @@
-"""Two people who walk to and fro and hide each other: identities, jitter, lag, memory and FPS.
+"""Video: identity switches, jitter, lag, memory and FPS on two people who cross each other.
 
-300 drawn frames with four crossings go through tracker and smoother in three ways: the true poses
-with noise and with gaps where somebody is hidden (no network; once also of people who stand, and
-once 20 times in a row), the small bottom-up network, and the small top-down network with the true
-boxes jittered. Jitter is the mean change of a joint's
-error from frame to frame, so that true motion does not count; error is the mean distance to the
-truth, lag included. Both in pixels, over visible joints.
+    OMP_NUM_THREADS=2 python benchmarks/video.py [--json FILE] [--output_dir DIR]
 
-OMP_NUM_THREADS=2 python benchmarks/video.py [--json FILE] [--output_dir DIR]
+Tracker and smoother run on 300 drawn frames with four crossings, with poses from three sources: the
+true poses with noise, and with gaps where a person is occluded (no network; also with standing
+people, and 20 times in a row), the small bottom-up network, and the small top-down network with
+jittered true boxes. Jitter is the mean change of a joint's error from frame to frame, which ignores
+true motion. Error is the mean distance from the truth and includes lag. Both are in pixels, over
+visible joints.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ import psutil
 from report import ROOT, parser, report
 
 import ppose
-from ppose.data.synthetic import light as lighting
-from ppose.data.synthetic.body import Body
-from ppose.data.synthetic.canvas import Canvas, Part, label
-from ppose.data.synthetic.figure import SHOWS, Figure, make_figure
-from ppose.data.synthetic.look import Look
-from ppose.data.synthetic.outdoors import outdoors
-from ppose.data.synthetic.poses import Arm, Leg, Pose
-from ppose.deploy.smoothing import OneEuroSmoother
-from ppose.deploy.tracking import Tracker, assign
-from ppose.deploy.video import run_video
-from ppose.estimator import PoseEstimator, Request
+from ppose.deploy.video.run_video import run_video
+from ppose.deploy.video.smoothing import OneEuroSmoother
+from ppose.deploy.video.tracking import Tracker, assign
+from ppose.inference.estimator import PoseEstimator
+from ppose.inference.request import Request
 from ppose.metrics.oks import oks
-from ppose.skeleton import COCO17
-from ppose.stages import Stages
 from ppose.structures import Poses
+from ppose.structures.skeleton import COCO17
+from ppose.synthetic import light as lighting
+from ppose.synthetic.body import Body
+from ppose.synthetic.canvas import Canvas, Part, label
+from ppose.synthetic.figure import SHOWS, Figure, make_figure
+from ppose.synthetic.look import Look
+from ppose.synthetic.outdoors import outdoors
+from ppose.synthetic.postures import Arm, Leg, Pose
+from ppose.utils.timer import Timer
 
 FPS, FRAMES, SIZE_WH = 30.0, 300, (480, 270)
 LAP_SECONDS, REACH_METRES, STRIDE_METRES = 5.0, 1.6, 1.45
@@ -48,13 +49,13 @@ LAP_SECONDS, REACH_METRES, STRIDE_METRES = 5.0, 1.6, 1.45
 
 @dataclass(frozen=True)
 class Clip:
-    """What was drawn: F frames with two people.
+    """A drawn clip: F frames with two people.
 
     Attributes:
         images: (F, H, W, 3) uint8 RGB.
         keypoints: (F, 2, 17, 3) float32 x, y, COCO visibility.
-        boxes: (F, 2, 4) of the whole figures, hidden parts too.
-        shown: (F, 2) share of each person that nobody hides; the second is the nearer one.
+        boxes: (F, 2, 4) boxes of the whole figures, including occluded parts.
+        shown: (F, 2) visible fraction of each person; the second person is in front.
     """
 
     images: np.ndarray
@@ -64,7 +65,7 @@ class Clip:
 
 
 def walking(phase: float) -> Pose:
-    """A pose of the walk; a stride is 2π."""
+    """A pose of a walking person; a stride is 2π."""
     legs, arms = [], []
     for side in (0, np.pi):
         swing = np.sin(phase + side)
@@ -75,7 +76,7 @@ def walking(phase: float) -> Pose:
 
 
 def draw_clip(frames: int = FRAMES, size_wh: tuple[int, int] = SIZE_WH, seed: int = 3) -> Clip:
-    """People at different depths on paths that mirror each other."""
+    """Two people at different depths on mirrored paths."""
     rng = np.random.default_rng(seed)
     width, height = size_wh
     ground = outdoors(rng, size_wh)
@@ -128,7 +129,7 @@ def draw_clip(frames: int = FRAMES, size_wh: tuple[int, int] = SIZE_WH, seed: in
 
 
 def _seen(labels: np.ndarray, person: int, figure: Figure, xy: np.ndarray) -> np.ndarray:
-    """(17, 3) joints with COCO visibility, read from what was drawn."""
+    """(17, 3) joints with COCO visibility, read from the labels of the drawn parts."""
     column, row = np.clip(np.rint(xy).astype(int), 0, np.array(labels.shape[::-1]) - 1).T
     part = labels[row, column].astype(int) - label(person, Part.TORSO)
     own = (part >= 0) & (part < len(Part))
@@ -137,7 +138,7 @@ def _seen(labels: np.ndarray, person: int, figure: Figure, xy: np.ndarray) -> np
 
 
 def _around(figure: Figure, placed: tuple[tuple[float, float], float]) -> list[float]:
-    """The box of a whole figure, hidden parts too."""
+    """The box of a whole figure, including occluded parts."""
     xy, scale = placed
     points = np.concatenate([s.points for s in figure.shapes]) * (scale, -scale) + xy
     low, high = points.min(0), points.max(0)
@@ -145,7 +146,7 @@ def _around(figure: Figure, placed: tuple[tuple[float, float], float]) -> list[f
 
 
 def write_clip(path: Path, clip: Clip, times: int = 1) -> Path:
-    """An MP4 of a clip, so many times in a row."""
+    """Writes a clip as MP4, repeated `times` times."""
     writer = cv2.VideoWriter(
         str(path), cv2.VideoWriter.fourcc(*"mp4v"), FPS, clip.images.shape[2:0:-1]
     )
@@ -156,15 +157,15 @@ def write_clip(path: Path, clip: Clip, times: int = 1) -> Path:
     return path
 
 
-class Found:
-    """Finds people frame after frame, and notes the memory of the process.
+class FrameEstimator:
+    """Estimates poses frame by frame, and records the memory of the process.
 
     Args:
-        people: pictures, and which frames of the clip they are → poses of each.
-        frames: of the clip.
+        people: images and their frame numbers in the clip → poses of each.
+        frames: number of frames of the clip.
 
     Attributes:
-        rss: megabytes after each batch.
+        rss: resident memory in MB after each batch.
     """
 
     def __init__(
@@ -183,8 +184,8 @@ class Found:
         return found
 
 
-def noisy_truth(clip: Clip, noise: float = 2.0, seed: int = 0) -> Found:
-    """The true poses with noise of so many pixels; who is hidden by half is not found."""
+def noisy_truth(clip: Clip, noise: float = 2.0, seed: int = 0) -> FrameEstimator:
+    """The true poses with noise in pixels; people who are occluded by half are missing."""
     rng = np.random.default_rng(seed)
 
     def people(images: Sequence[np.ndarray], places: list[int]) -> list[Poses]:
@@ -201,20 +202,20 @@ def noisy_truth(clip: Clip, noise: float = 2.0, seed: int = 0) -> Found:
             found.append(poses[order[clip.shown[place][order] >= 0.5]])
         return found
 
-    return Found(people, len(clip.images))
+    return FrameEstimator(people, len(clip.images))
 
 
-def bottom_up(clip: Clip, estimator: PoseEstimator) -> Found:
-    """Everybody in the picture."""
+def bottom_up(clip: Clip, estimator: PoseEstimator) -> FrameEstimator:
+    """Poses of a bottom-up network."""
 
     def people(images: Sequence[np.ndarray], places: list[int]) -> list[Poses]:
         return list(estimator.run(Request(image) for image in images))
 
-    return Found(people, len(clip.images))
+    return FrameEstimator(people, len(clip.images))
 
 
-def top_down(clip: Clip, estimator: PoseEstimator, seed: int = 1) -> Found:
-    """People in their true boxes, shifted and stretched at random, unless hidden by half."""
+def top_down(clip: Clip, estimator: PoseEstimator, seed: int = 1) -> FrameEstimator:
+    """Poses of a top-down network in randomly shifted and scaled true boxes."""
     rng = np.random.default_rng(seed)
 
     def people(images: Sequence[np.ndarray], places: list[int]) -> list[Poses]:
@@ -226,14 +227,14 @@ def top_down(clip: Clip, estimator: PoseEstimator, seed: int = 1) -> Found:
             requests.append(Request(image, boxes[clip.shown[place] >= 0.5]))
         return list(estimator.run(requests))
 
-    return Found(people, len(clip.images))
+    return FrameEstimator(people, len(clip.images))
 
 
-def judged(path: Path, clip: Clip) -> dict[str, Any]:
-    """Scores of the lines that a run wrote, against what was drawn.
+def evaluate_run(path: Path, clip: Clip) -> dict[str, Any]:
+    """Compares the results of a run with the drawn clip.
 
     Identity switches are those of CLEAR MOT (Bernardin and Stiefelhagen, 2008): a person keeps a
-    track as long as it lies on them (OKS above 0.5), else the best is chosen.
+    track as long as their OKS is above 0.5, else the best track is chosen.
     """
     holder: list[int | None] = [None, None]
     switches = covered = 0
@@ -276,16 +277,16 @@ def judged(path: Path, clip: Clip) -> dict[str, Any]:
 
 
 def row(
-    name: str, clip: Clip, video: Path, find: Found, stages: Stages, folder: Path
+    name: str, clip: Clip, video: Path, find: FrameEstimator, timer: Timer, folder: Path
 ) -> dict[str, Any]:
-    """One line of the table: a run from file to files."""
+    """One row of the table: a run from a video file to output files."""
     result = run_video(
         video,
         find,
         output_dir=folder / re.sub(r"\W+", "_", name),
         tracker=Tracker(),
         smoother=OneEuroSmoother(),
-        stages=stages,
+        timer=timer,
         quiet=True,
     )
     assert result.poses
@@ -293,7 +294,7 @@ def row(
     return {
         "people": name,
         "frames": result.frames,
-        **judged(result.poses, clip),
+        **evaluate_run(result.poses, clip),
         "RSS MB, 2nd quarter": float(early.mean()),
         "last quarter": float(late.mean()),
         "FPS": result.frames / result.seconds,
@@ -302,7 +303,7 @@ def row(
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--output_dir", help="keep videos and JSON here")
+    arguments.add_argument("--output_dir", help="folder to keep videos and JSON")
     args = arguments.parse_args()
     cv2.setNumThreads(1)
     clip = draw_clip()
@@ -318,13 +319,13 @@ def main() -> None:
             for name in ("imhn_quickstart", "quickstart")
         }
         rows = [
-            row("truth with noise", clip, once, noisy_truth(clip), Stages(), folder),
-            row("truth, standing", still, standing, noisy_truth(still), Stages(), folder),
-            row("truth, 20 times", clip, often, noisy_truth(clip), Stages(), folder),
+            row("truth with noise", clip, once, noisy_truth(clip), Timer(), folder),
+            row("truth, standing", still, standing, noisy_truth(still), Timer(), folder),
+            row("truth, 20 times", clip, often, noisy_truth(clip), Timer(), folder),
         ]
         for name, make in (("imhn_quickstart", bottom_up), ("quickstart", top_down)):
             network = networks[name]
-            rows.append(row(name, clip, once, make(clip, network), network.stages, folder))
+            rows.append(row(name, clip, once, make(clip, network), network.timer, folder))
     report(rows, args.json)
 
 

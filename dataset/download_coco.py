@@ -1,4 +1,4 @@
-"""Downloads and unpacks COCO 2017: images and keypoint annotations. Standard use:
+"""Downloads and unpacks COCO 2017: images and keypoint annotations.
 
 python dataset/download_coco.py
 """
@@ -17,10 +17,10 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # also without installing ppose
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # works without installing ppose
 
-from ppose.download import Checksum, DownloadError, check_free, download, locked
-from ppose.progress import progress
+from ppose.utils.download import Checksum, DownloadError, check_free, download, locked
+from ppose.utils.progress import progress
 
 DESCRIPTION = """\
 Downloads COCO 2017 (train2017.zip 19.3 GB, val2017.zip 0.8 GB, annotations 0.25 GB) and
@@ -30,17 +30,17 @@ unpacks it to
     <output>/val2017/            5000 images
     <output>/annotations/        person_keypoints_{train,val}2017.json and others
 
-About 40 GB are needed meanwhile, 21 GB in the end. An interrupted run resumes when it is started
-again; what is complete is not downloaded again. Sizes and MD5 are checked."""
+Needs about 40 GB of disk space during the download and 21 GB afterwards. Run it again to resume
+an interrupted download; complete parts are not downloaded again. Sizes and MD5 are verified."""
 
 EPILOG = """\
 examples:
   python dataset/download_coco.py
-  python dataset/download_coco.py --parts val annotations     # to evaluate: 1.1 GB to download
+  python dataset/download_coco.py --parts val annotations     # for evaluation: 1.1 GB
   python dataset/download_coco.py --output /data/coco --url-base https://mirror.example/coco
 
-A mirror has to serve zips/train2017.zip, zips/val2017.zip and
-annotations/annotations_trainval2017.zip below its address, unchanged."""
+A mirror must serve the unchanged files zips/train2017.zip, zips/val2017.zip and
+annotations/annotations_trainval2017.zip below its URL."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Part:
     """One archive of COCO 2017.
 
     Args:
-        url: below the base address.
-        size: bytes of the archive.
-        md5: of the archive.
-        folder: the one folder in the archive.
-        unpacked: about how many bytes its files take.
-        pattern: files that the folder must hold.
-        count: how many of them.
+        url: path below the base URL.
+        size: size of the archive in bytes.
+        md5: MD5 of the archive.
+        folder: the only folder in the archive.
+        unpacked: approximate size of its files in bytes.
+        pattern: glob pattern of the files that the folder must contain.
+        count: number of these files.
     """
 
     url: str
@@ -66,25 +66,25 @@ class Part:
     count: int
 
     def is_complete(self, output: Path) -> bool:
-        """Whether the folder is there in full; raises DownloadError if only a part of it is."""
+        """Whether the folder exists and is complete; raises DownloadError if it is incomplete."""
         folder = output / self.folder
         if not folder.exists():
             return False
-        found = self.found_in(folder)
+        found = self.count_files(folder)
         if found < self.count:
             raise DownloadError(
                 f"{folder} exists, but has {found} of {self.count} files {self.pattern}. This "
-                "command makes whole folders only, so it came from elsewhere: move it away, then "
-                "run again"
+                "command only creates complete folders, so it did not create this one: move it "
+                "away and run again"
             )
         return True
 
-    def found_in(self, folder: Path) -> int:
-        """How many of the files that `pattern` names are in a folder."""
+    def count_files(self, folder: Path) -> int:
+        """Number of files in a folder that match `pattern`."""
         return sum(1 for _ in folder.glob(self.pattern))
 
 
-# The archives as images.cocodataset.org has served them since 2017.
+# The archives that images.cocodataset.org has served since 2017.
 PARTS = {
     "train": Part(
         "zips/train2017.zip",
@@ -117,7 +117,7 @@ PARTS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns its exit code."""
+    """Runs the command line; returns the exit code."""
     args = parse(argv)
     parts = [PARTS[name] for name in PARTS if name in args.parts]
     try:
@@ -142,39 +142,39 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--output",
         type=Path,
         default=Path(__file__).resolve().parent / "coco",
-        help="folder for the three folders above (default: dataset/coco)",
+        help="parent folder of the three folders above (default: dataset/coco)",
     )
     parser.add_argument(
         "--url-base",
         default="http://images.cocodataset.org",
-        help="address of a mirror (default: %(default)s)",
+        help="URL of the server or a mirror (default: %(default)s)",
     )
     parser.add_argument(
         "--parts",
         nargs="+",
         choices=list(PARTS),
         default=list(PARTS),
-        help="what to get (default: everything)",
+        help="parts to download (default: all)",
     )
     parser.add_argument(
-        "--keep-zips", action="store_true", help="do not remove the archives once unpacked"
+        "--keep-zips", action="store_true", help="keep the archives after unpacking"
     )
     return parser.parse_args(argv)
 
 
 def get_coco(output: Path, url_base: str, parts: Sequence[Part], *, keep_zips: bool) -> None:
-    """Brings every part to `output`; those that are complete are left alone.
+    """Downloads and unpacks all parts to `output`, except those that are complete.
 
     Raises:
-        DownloadError: no space, no connection, wrong or dangerous content.
-        ValueError: `url_base` is not an http(s) address.
+        DownloadError: too little disk space, no connection, or wrong or unsafe content.
+        ValueError: `url_base` is not an http(s) URL.
     """
     output.mkdir(parents=True, exist_ok=True)
     missing = [part for part in parts if not part.is_complete(output)]
     check_free(output, peak_bytes(output, missing, keep_zips), "COCO 2017")
     for part in missing:
         with locked(output / part.folder):
-            if part.is_complete(output):  # another process was faster
+            if part.is_complete(output):  # by another process in the meantime
                 continue
             archive = output / PurePosixPath(part.url).name
             download(
@@ -189,7 +189,7 @@ def get_coco(output: Path, url_base: str, parts: Sequence[Part], *, keep_zips: b
 
 
 def peak_bytes(output: Path, parts: Sequence[Part], keep_zips: bool) -> int:
-    """The most bytes that will be taken at any time, beyond those on the disk already."""
+    """Maximum disk space needed at any time, in addition to the files that already exist."""
     peak = taken = 0
     for part in parts:
         archive = output / PurePosixPath(part.url).name
@@ -202,15 +202,15 @@ def peak_bytes(output: Path, parts: Sequence[Part], keep_zips: bool) -> int:
 
 
 def unpack(archive: Path, output: Path, part: Part) -> None:
-    """Unpacks `part.folder` beside its final place and renames it when it is whole.
+    """Unpacks `part.folder` to a temporary folder and renames it when it is complete.
 
     Raises:
-        DownloadError: a member that does not belong into the folder, more data than the part
-            has, too few files, or a damaged archive; nothing appears in `output`.
+        DownloadError: a member outside the folder, too much data, too few files, or a damaged
+            archive; `output` is unchanged.
     """
     staging = output / f".unpacking-{part.folder}"
     if staging.exists():
-        shutil.rmtree(staging)  # left by a run that was killed
+        shutil.rmtree(staging)  # left over from a killed run
     try:
         with zipfile.ZipFile(archive) as opened:
             members = checked_members(opened, part)
@@ -219,11 +219,11 @@ def unpack(archive: Path, output: Path, part: Part) -> None:
             with progress(total, f"unpacking {archive.name}", "B") as bar:
                 for member in members:
                     extract(opened, member, staging, bar)
-        found = part.found_in(staging / part.folder)
+        found = part.count_files(staging / part.folder)
         if found < part.count:
             raise DownloadError(
                 f"{archive}: has {found} files {part.folder}/{part.pattern}, expected "
-                f"{part.count}: this is not COCO's archive, remove it and run again"
+                f"{part.count}: this is not the original archive, remove it and run again"
             )
         (staging / part.folder).rename(output / part.folder)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
@@ -233,7 +233,7 @@ def unpack(archive: Path, output: Path, part: Part) -> None:
 
 
 def checked_members(opened: zipfile.ZipFile, part: Part) -> list[zipfile.ZipInfo]:
-    """The files of an archive, all below `part.folder`; DownloadError if anything is not."""
+    """The files of an archive; raises DownloadError unless all are plain files in `part.folder`."""
     members = opened.infolist()
     for member in members:
         kind = stat.S_IFMT(member.external_attr >> 16)
@@ -243,20 +243,20 @@ def checked_members(opened: zipfile.ZipFile, part: Part) -> list[zipfile.ZipInfo
         if not (plain and inside) or "\\" in member.orig_filename or ":" in member.filename:
             raise DownloadError(
                 f"{opened.filename}: the member '{member.filename}' is not a plain file below "
-                f"{part.folder}/: this is not COCO's archive, nothing was unpacked"
+                f"{part.folder}/: this is not the original archive, nothing was unpacked"
             )
     total = sum(member.file_size for member in members)
     if total > 2 * part.unpacked or len({m.filename for m in members}) < len(members):
         raise DownloadError(
             f"{opened.filename}: unpacks to {total} bytes in {len(members)} members, expected "
-            f"about {part.unpacked} bytes and no name twice: this is not COCO's archive, nothing "
-            "was unpacked"
+            f"about {part.unpacked} bytes and no duplicate names: this is not the original "
+            "archive, nothing was unpacked"
         )
     return [member for member in members if not member.is_dir()]
 
 
 def extract(opened: zipfile.ZipFile, member: zipfile.ZipInfo, folder: Path, bar: tqdm) -> None:
-    """Writes one checked member; zipfile reads no more than its declared size, and its CRC."""
+    """Writes one checked member; zipfile enforces its declared size and CRC."""
     target = folder / member.filename
     target.parent.mkdir(parents=True, exist_ok=True)
     with opened.open(member) as source, target.open("xb") as file:

@@ -1,7 +1,7 @@
 """Human pose estimation on PaddlePaddle.
 
 >>> import ppose
->>> est = ppose.load("configs/quickstart.yml")
+>>> est = ppose.load("quickstart")
 >>> poses = est("dataset/test_image/people.jpg")
 """
 
@@ -9,25 +9,25 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from ppose import cpu
+from ppose.utils import cpu
+from ppose.version import __version__
 
 if TYPE_CHECKING:
     from ppose.api import load as load
 
-# Paddle says both to everybody; ppose compiles nothing, and means batch norm as it is.
+# Paddle warns of both in every process; ppose compiles nothing, and batch norm is as intended.
 warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track global mean")
 
 cpu.prepare()
-# A picture of few bytes may claim gigabytes; Pillow's limit, for OpenCV, which reads it once.
+# A small file may claim gigabytes of pixels; Pillow's limit, for OpenCV, which reads this once.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
 
-__all__ = ["load"]
-__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
 
 
 def __getattr__(name: str) -> object:
-    """`load` brings Paddle with it, which the light parts of the package do not need."""
+    """`load` imports Paddle, which the light parts of the package do not need."""
     if name == "load":
         from ppose.api import load
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
-from ppose.checkpoint import load_weights
-from ppose.estimator import PoseEstimator
-from ppose.experiment import Experiment
+from ppose.config import find_config
+from ppose.deploy.bundle import DESCRIPTION
+from ppose.deploy.session_runner import load_estimator
+from ppose.inference.estimator import PoseEstimator
+from ppose.utils.errors import PposeError
+from ppose.utils.shipped import shipped
 
 
 def load(
@@ -15,39 +20,66 @@ def load(
 ) -> PoseEstimator:
     """An estimator from a config and weights.
 
-    >>> est = ppose.load("configs/quickstart.yml")
-    >>> poses = est("dataset/test_image/people.jpg", boxes=[[20, 30, 90, 180]])
-    >>> picture = poses.draw(image)
+    >>> est = ppose.load("quickstart")
+    >>> poses = est("photo.jpg", boxes=[[20, 30, 90, 180]])
+    >>> drawn = poses.draw(image)
+
+    Where Paddle is not installed, the configs whose weights ship with ppose run as exported
+    networks.
 
     Args:
-        config: YAML file.
+        config: YAML file, or the name of a config that ships.
         weights: path or URL; None takes `weights` of the config, then the best of the run in
             its `output_dir`.
-        overrides: "key=value" texts, as `-o` of the tools takes them.
+        overrides: "key=value" texts, as `-o` of the commands takes them.
 
     Raises:
         ConfigError, FileNotFoundError, WeightsError: each says what is wrong and where.
+        PposeError: it needs Paddle, which is not installed.
     """
-    return load_chosen(Experiment.from_file(config, overrides), weights)
+    if needs_shipped_bundle():
+        return ShippedBundle.of(config, overrides, weights).load()
+    from ppose.experiment import Experiment
+
+    return Experiment.from_file(config, overrides).loaded_estimator(weights)
 
 
-def load_chosen(experiment: Experiment, weights: str | Path | None = None) -> PoseEstimator:
-    """An estimator of an experiment with the weights that it names; see `load`."""
-    load_weights(experiment.model, weights or chosen_weights(experiment))
-    return experiment.estimator()
+def needs_shipped_bundle() -> bool:
+    """Whether Paddle, which runs the networks of configs, is missing."""
+    return find_spec("paddle") is None
 
 
-def chosen_weights(experiment: Experiment) -> str | Path:
-    """The config's weights, else the best of the run; FileNotFoundError if there is neither."""
-    best = best_of_run(experiment)
-    if experiment.weights or best.is_file():
-        return experiment.weights or best
-    raise FileNotFoundError(
-        f"no weights: {experiment.name} names none and there is no {best}. Train first "
-        "(tools/train.py), or give a path or URL: -o weights=PATH_OR_URL"
-    )
+@dataclass(frozen=True)
+class ShippedBundle:
+    """A config's network with the weights that ship, exported.
 
+    Attributes:
+        name: of the config.
+        folder: of the bundle.
+    """
 
-def best_of_run(experiment: Experiment) -> Path:
-    """Where training keeps the weights of the best AP."""
-    return Path(experiment.output_dir) / "best.safetensors"
+    name: str
+    folder: Path
+
+    @classmethod
+    def of(
+        cls,
+        config: str | Path,
+        overrides: Iterable[str] = (),
+        weights: str | Path | None = None,
+    ) -> ShippedBundle:
+        """The bundle of a config; PposeError if there is none, or other things are asked for."""
+        bundles = shipped("configs") / "weights" / "bundles"
+        file = find_config(config)
+        folder = bundles / file.stem
+        if list(overrides) or weights or not (folder / DESCRIPTION).is_file():
+            names = ", ".join(sorted(path.parent.name for path in bundles.glob(f"*/{DESCRIPTION}")))
+            raise PposeError(
+                f"{file.name}: this needs Paddle: pip install 'ppose[train]'. Without it, these "
+                f"run as they ship, without overrides: {names}"
+            )
+        return cls(file.stem, folder)
+
+    def load(self) -> PoseEstimator:
+        """The estimator, in the fastest backend that is installed."""
+        return load_estimator(self.folder)

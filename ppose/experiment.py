@@ -4,36 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from ppose.codecs import Codec
-from ppose.config import dump_config, load_config
+from ppose.compression.distill import Pair, Teacher, teacher_node
+from ppose.compression.quantize import Quantization
+from ppose.config import ConfigError, build, check, current_names, dump_config, load_config
 from ppose.data.coco import CocoDataset
 from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
-from ppose.data.scenes import CocoScenes
-from ppose.data.transforms import Normalize, Transform
-from ppose.engine.amp import AmpLevel, AmpType
-from ppose.engine.average import SWA
-from ppose.engine.early_stop import EarlyStop
-from ppose.engine.ema import EMA
-from ppose.engine.optim import Optimizer, Schedule
-from ppose.engine.predict import EagerRunner
-from ppose.estimator import PoseEstimator, Runner
-from ppose.files import whole_file
+from ppose.data.multi_person import CocoMultiPerson
+from ppose.data.normalize import Normalize
+from ppose.data.transforms import Transform
+from ppose.inference.eager import EagerRunner
+from ppose.inference.estimator import PoseEstimator
+from ppose.inference.postprocess import Postprocess
+from ppose.inference.runner import Runner
 from ppose.losses import Loss
-from ppose.metrics.coco import CocoMetric
+from ppose.metrics.coco_metric import CocoMetric
 from ppose.models import Network
-from ppose.postprocess import Postprocess
-from ppose.registry import ConfigError, build, check
-from ppose.skeleton import Skeleton
-from ppose.slim.distill import Pair, Teacher, teacher_node
-from ppose.slim.quantize import Quantization
+from ppose.optim.amp import AmpLevel, AmpType
+from ppose.optim.early_stop import EarlyStop
+from ppose.optim.ema import EMA
+from ppose.optim.optimizers import Optimizer
+from ppose.optim.schedules import Schedule
+from ppose.optim.swa import SWA
+from ppose.structures.skeleton import Skeleton
+from ppose.utils.files import atomic_write
+from ppose.weights.loading import load_weights
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, repr=False, eq=False)
 class Config:
     """The top-level keys of a config; the hints are their schema.
 
@@ -42,11 +44,11 @@ class Config:
         skeleton: joints; a name that ships or a node.
         input_size: width and height of the network's input in training, for others to refer to.
         model, codec, crop, normalize: the network and both of its ends.
-        train_transforms: from picture and box to input in training, in order; has one `Warp`.
+        train_transforms: from image and box to input in training, in order; has one `Warp`.
         train_dataset, val_dataset: where images and annotations are.
         loss, optimizer, schedule: what training minimises and how.
         swa: averages the weights of the last epochs.
-        ema: averages the weights all along; the average is what is evaluated and kept as best.
+        ema: moving average of the weights, which is evaluated and kept as best.
         early_stop: ends the run when AP no longer rises.
         amp: half precision in training; float32 is "off".
         amp_level: O1 keeps the weights in float32, O2 in half precision beside float32 copies.
@@ -124,11 +126,11 @@ _LEAST = {
 }
 
 
-class Experiment:
-    """One run as its config describes it.
+class Experiment(Config):
+    """One run as its config describes it: an attribute for each key of `Config`.
 
-    The config is checked as a whole at once; each part is built when it is first used, so that
-    inference needs no data set.
+    The config is checked as a whole at once; each attribute is built when it is first used, so
+    that inference needs no data set. With `quantize`, `model` is the quantized network.
 
     Args:
         config: resolved config.
@@ -138,6 +140,7 @@ class Experiment:
     """
 
     def __init__(self, config: dict[str, Any]):
+        config = current_names(config)
         check(config, Config)
         for key, least in _LEAST.items():
             if config[key] < least:
@@ -172,20 +175,18 @@ class Experiment:
             config | {"teacher": teacher_node(cls(load_config(distill_config, others)).config)}
         )
 
-    @cached_property
-    def model(self) -> Network:
-        """The network; with `quantize` the quantized one."""
-        network = build(self.config["model"], Network, "model")
-        return self.quantize.apply(network) if self.quantize else network
+    if not TYPE_CHECKING:  # the types are those of `Config`
 
-    def __getattr__(self, key: str) -> Any:
-        """What a key of the config describes, built when it is first asked for."""
-        hints = get_type_hints(Config)
-        if key.startswith("_") or key not in hints:
-            raise AttributeError(f"Experiment has no '{key}'")
-        made = build(self.config[key], hints[key], key)
-        self.__dict__[key] = made
-        return made
+        def __getattr__(self, key: str) -> object:
+            """What a key of the config describes, built when it is first asked for."""
+            hints = get_type_hints(Config)
+            if key not in hints:
+                raise AttributeError(f"Experiment has no '{key}'")
+            made = build(self.config[key], hints[key], key)
+            if key == "model" and self.quantize:
+                made = self.quantize.apply(made)
+            self.__dict__[key] = made
+            return made
 
     def check_fit(self) -> None:
         """ConfigError if the parts do not fit together."""
@@ -239,7 +240,7 @@ class Experiment:
                 raise ConfigError(f"flip_test: {error}") from None
         if not self.crop.uses_boxes and self.config["val_dataset"].get("bbox_file"):
             raise ConfigError(
-                "val_dataset.bbox_file: a bottom-up network finds people by itself; leave it away"
+                "val_dataset.bbox_file: a bottom-up network finds people by itself; omit it"
             )
         if self.to_static and (self.teacher or self.quantize):
             what = "teacher" if self.teacher else "quantize"
@@ -248,23 +249,23 @@ class Experiment:
             self.teacher.check_fit(self.codec)
         if self.swa and self.swa.start_epoch + self.swa.every > self.epochs:
             raise ConfigError(
-                f"swa: the first weights would be taken behind epoch "
+                f"swa: the first weights would be taken after epoch "
                 f"{self.swa.start_epoch + self.swa.every}, but there are {self.epochs} epochs"
             )
 
     def training_set(self, augmented: bool = True) -> TrainingSet:
         """Samples of the training data with their targets, as they train or as they are."""
         self.check_fit()
-        if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoScenes):
+        if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoMultiPerson):
             raise ConfigError(
-                "train_dataset.type: bottom-up training needs everybody in the picture: "
-                f"CocoScenes, found {type(self.train_dataset).__name__}"
+                "train_dataset.type: bottom-up training needs everybody in the image: "
+                f"CocoMultiPerson, found {type(self.train_dataset).__name__}"
             )
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 
     def estimator(self, runner: Runner | None = None) -> PoseEstimator:
-        """The network, with its weights as they are now, ready for pictures.
+        """The network, with its weights as they are now, ready for images.
 
         Args:
             runner: of an export of it, to run in its place.
@@ -279,9 +280,38 @@ class Experiment:
             batch_size=self.batch_size,
         )
 
+    @property
+    def best_weights(self) -> Path:
+        """Where training keeps the weights of the best AP."""
+        return Path(self.output_dir) / "best.safetensors"
+
+    def chosen_weights(self) -> str | Path:
+        """The config's weights, else the best of the run; FileNotFoundError without either."""
+        if self.weights or self.best_weights.is_file():
+            return self.weights or self.best_weights
+        raise FileNotFoundError(
+            f"no weights: {self.name} names none and there is no {self.best_weights}. Train first "
+            "(ppose train), or give a path or URL: -o weights=PATH_OR_URL"
+        )
+
+    def load_weights(self, weights: str | Path | None = None) -> str | Path:
+        """Sets the network's weights, strictly; None takes `chosen_weights`. Returns their source.
+
+        Raises:
+            FileNotFoundError, WeightsError: see `ppose.weights.loading.load_weights`.
+        """
+        source = weights or self.chosen_weights()
+        load_weights(self.model, source)
+        return source
+
+    def loaded_estimator(self, weights: str | Path | None = None) -> PoseEstimator:
+        """The estimator, after `load_weights`."""
+        self.load_weights(weights)
+        return self.estimator()
+
     def save(self) -> Path:
         """Writes the resolved config into the run's folder."""
         path = Path(self.output_dir) / "config.yml"
-        with whole_file(path) as partial:
+        with atomic_write(path) as partial:
             partial.write_text(dump_config(self.config), encoding="utf-8")
         return path

@@ -1,4 +1,4 @@
-"""Losses: (network output, batch of targets) → named scalars; their sum is minimised."""
+"""Losses: (network output, batch of targets) → named scalars, whose sum is minimised."""
 
 from __future__ import annotations
 
@@ -9,58 +9,58 @@ import paddle
 import paddle.nn.functional as F
 from paddle import Tensor
 
-from ppose.codecs.parts import Parts
-from ppose.registry import ConfigError, register
+from ppose.codecs.part_layout import PartLayout
+from ppose.config import ConfigError, register
 
-# The target from which a cell counts as foreground, and the share of known area below which a
-# cell counts as unknown, both of the published SimplePose code. Averages of the limbs' floor are
-# 0.01 up to rounding: the margin keeps all of them on the same side.
+# Minimum target of a foreground cell, and minimum labelled fraction of a cell that counts as
+# known, both from the published SimplePose code. Averages of the minimum limb value are 0.01 up to
+# rounding; the margin makes all of them foreground.
 _FOREGROUND = 0.01 * (1 - 1e-5)
 _KNOWN = 0.5
 
 
 class Loss:
-    """Base class of what `loss:` in a config may name.
+    """Base class of the losses for `loss:` in a config.
 
     Attributes:
-        uses_boxes: of the codec whose targets it takes, see `Codec`.
+        uses_boxes: `Codec.uses_boxes` of the codecs that it supports.
     """
 
     uses_boxes = True
 
     def __call__(self, outputs: Any, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Named scalars from what the network gives: a tensor, or lists of tensors."""
+        """Named scalars for the output of the network, a tensor or lists of tensors."""
         raise NotImplementedError
 
 
 @register
 class HeatmapMSE(Loss):
-    """Mean squared error between heat maps, over labelled joints only.
+    """Mean squared error of the heat maps of labelled joints.
 
     Args:
-        scale: factor of the loss; ½ as published (Simple Baselines, HRNet).
+        scale: factor of the loss; 0.5 as published (Simple Baselines, HRNet).
     """
 
     def __init__(self, scale: float = 0.5):
         self.scale = scale
 
     def __call__(self, outputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Maps (N, K, h, w) against `target` (N, K, h, w) and `weight` (N, K)."""
+        """Loss of maps (N, K, h, w) for `target` (N, K, h, w) and `weight` (N, K)."""
         return {"heatmap": _joint_errors(outputs, targets).mean() * self.scale}
 
 
 @register
 class HeatmapOHKM(Loss):
-    """Mean squared error over the hardest joints of each person.
+    """Online hard keypoint mining: mean squared error of the hardest joints of each person.
 
-    Source: online hard keypoint mining of CPN (Chen et al., CVPR 2018).
+    Source: CPN (Chen et al., CVPR 2018).
 
     Args:
-        joints: how many of the hardest joints count.
+        joints: number of hardest joints to use.
         scale: factor of the loss.
 
     Raises:
-        ConfigError: called with fewer joints than that.
+        ConfigError: when called with maps of fewer joints.
     """
 
     def __init__(self, joints: int = 8, scale: float = 0.5):
@@ -73,7 +73,7 @@ class HeatmapOHKM(Loss):
         errors = _joint_errors(outputs, targets)
         if self.joints > errors.shape[1]:
             raise ConfigError(
-                f"loss.joints: HeatmapOHKM keeps the hardest {self.joints} joints, "
+                f"loss.joints: HeatmapOHKM uses the hardest {self.joints} joints, "
                 f"but there are only {errors.shape[1]}"
             )
         hardest = paddle.topk(errors, self.joints, axis=1)[0]
@@ -84,30 +84,30 @@ class HeatmapOHKM(Loss):
 class BodyPartsLoss(Loss):
     """Focal L2 loss of body part maps at several scales of several stacks.
 
-    The squared error of a cell counts |1 − s|^gamma where the target is foreground, elsewhere
-    |s|^gamma, s being the output; gradients flow through that factor too. Errors are summed over
-    cells and channels, and averaged over scales and stacks by their weights, and over the batch.
-    Source: SimplePose (Li et al., AAAI 2020) as its code computes it.
+    The squared error of a cell is multiplied by |1 − s|^gamma where the target is foreground, and
+    by |s|^gamma elsewhere, where s is the output; gradients flow through this factor too. Errors
+    are summed over cells and channels, and averaged over scales and stacks with their weights, and
+    over the batch. Source: the published code of SimplePose (Li et al., AAAI 2020).
 
     Args:
         parts: which channels are limbs, joints and masks.
-        gamma: 1 as in the published code, 2 as in the paper, 0 is plain L2.
-        scale_weights: of each scale of a stack, the finest first.
-        stack_weights: of each stack, the first one first; None weighs all the same.
-        joint_weight: factor of the joints' channels.
-        mask_weight: factor of the channel with the mask of people.
+        gamma: 1 as in the published code, 2 as in the paper, 0 for plain L2.
+        scale_weights: weight of each scale of a stack, finest first.
+        stack_weights: weight of each stack, in order; None for equal weights.
+        joint_weight: factor of the joint channels.
+        mask_weight: factor of the person mask channel.
 
     Raises:
-        ValueError: gamma between 0 and 1 (its gradient has no bound), or weights below 0 or
-            with a sum of 0.
-        ConfigError: called with maps whose number or shape does not fit.
+        ValueError: gamma is negative or between 0 and 1 (unbounded gradient), or weights are
+            negative or all 0.
+        ConfigError: when called with maps of a wrong number or shape.
     """
 
     uses_boxes = False
 
     def __init__(
         self,
-        parts: Parts,
+        parts: PartLayout,
         gamma: float = 1.0,
         scale_weights: Sequence[float] = (0.1, 0.2, 0.4, 1.6, 6.4),
         stack_weights: Sequence[float] | None = None,
@@ -132,8 +132,8 @@ class BodyPartsLoss(Loss):
         """The losses of limbs, joints and masks (people and maximum).
 
         Args:
-            outputs: for each stack, maps (N, C, h/2^s, w/2^s) of each scale s, the finest first.
-            targets: `target` (N, C, h, w), and `mask` (N, 1, h, w), 0 where nothing is known.
+            outputs: for each stack, maps (N, C, h/2^s, w/2^s) of each scale s, finest first.
+            targets: `target` (N, C, h, w), and `mask` (N, 1, h, w), 0 for unlabelled areas.
         """
         target, mask = targets["target"].astype("float32"), targets["mask"].astype("float32")
         self._check(outputs, target, mask)
@@ -155,19 +155,19 @@ class BodyPartsLoss(Loss):
         }
 
     def _errors(self, output: Tensor, target: Tensor) -> Tensor:
-        """(N, C, h, w) squared error of each cell times its focal factor."""
+        """(N, C, h, w) squared error times focal factor of each cell."""
         errors = (output - target).square()
         if self.gamma == 0:
             return errors
-        away = (output - (target >= _FOREGROUND).astype("float32")).abs()
-        return errors * (away if self.gamma == 1 else away**self.gamma)
+        distance = (output - (target >= _FOREGROUND).astype("float32")).abs()
+        return errors * (distance if self.gamma == 1 else distance**self.gamma)
 
     def _check(self, outputs: Sequence[Sequence[Tensor]], target: Tensor, mask: Tensor) -> None:
-        """Raises ConfigError for maps that do not fit the weights, the parts or each other."""
+        """Raises ConfigError for maps that do not match the weights, the parts or the targets."""
         if not _is_list(outputs) or not outputs or not all(map(_is_list, outputs)):
             raise ConfigError(
                 "loss: BodyPartsLoss needs a list of stacks, each a list of scales; "
-                f"the network gives a {type(outputs).__name__}"
+                f"the network returns a {type(outputs).__name__}"
             )
         if self.stack_weights and len(self.stack_weights) != len(outputs):
             raise ConfigError(
@@ -199,7 +199,7 @@ def _is_list(value: Any) -> bool:
 def _check_shape(name: str, maps: Tensor, expected: list[int]) -> None:
     if list(maps.shape) != expected:
         raise ConfigError(
-            f"loss: {name}: expected {expected} to fit the targets, found {list(maps.shape)}"
+            f"loss: {name}: expected shape {expected} for these targets, found {list(maps.shape)}"
         )
 
 

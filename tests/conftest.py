@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from ppose.data.synthetic import write_coco
+from ppose.optim.amp import on_gpu
+from ppose.synthetic import write_coco
 
 # Shells start background jobs with Ctrl-C ignored, and so would all that the tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -18,8 +19,19 @@ settings.register_profile(
 )
 settings.load_profile("unhurried")
 
+pytest_plugins = ["plugins.bundles", "plugins.teachers", "plugins.torch_checkpoints"]
+
 ROOT = Path(__file__).parents[1]
 TRAIN, VAL = 12, 6
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked `gpu` need a device that Paddle can use."""
+    if any(item.get_closest_marker("gpu") for item in items) and not on_gpu():
+        skip = pytest.mark.skip(reason="Paddle has no GPU here")
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(skip)
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +104,19 @@ def imhn_quickstart():
 def quickstart():
     """Path of the quick start's config."""
     return ROOT / "configs" / "quickstart.yml"
+
+
+@pytest.fixture
+def fp16_on_cpu(monkeypatch):
+    """Lets fp16 be chosen, which Paddle keeps to GPUs though its operators run anywhere: the loss
+    is scaled, the network computes in float32."""
+
+    class Place:
+        def is_gpu_place(self):
+            return True
+
+    class Tracer:
+        _expected_place = Place()
+
+    monkeypatch.setattr("ppose.optim.amp.on_gpu", lambda: True)
+    monkeypatch.setattr("paddle.amp.grad_scaler._dygraph_tracer", Tracer)

@@ -1,4 +1,4 @@
-"""A real HTTP server in a thread, whose faults a test switches on."""
+"""An HTTP server in a thread with configurable faults."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Server:
-    """Serves `files`; each fault below is one attribute.
+    """Serves `files`; the other attributes configure faults.
 
     Args:
-        files: path, such as "/a.bin", → content.
-        url: http://host:port, without a slash at the end.
-        requests: what was asked, in order: path and headers.
-        statuses: status codes for the next requests, before files are served.
-        cuts: the next responses stop after so many bytes of their body.
-        ranges: whether Range is honoured.
-        checks_if_range: whether If-Range is.
-        validators: whether ETag is sent.
-        length: announced Content-Length; the true one by default, nothing if -1.
+        files: path, such as "/a.bin" → content.
+        url: http://host:port, without trailing slash.
+        requests: path and headers of all requests so far.
+        statuses: status codes for the next requests; files are served after them.
+        cuts: number of body bytes after which the next responses stop.
+        ranges: whether Range headers are supported.
+        checks_if_range: whether If-Range headers are supported.
+        validators: whether ETag headers are sent.
+        length: value of Content-Length; None for the correct one, -1 for none.
         chunked: whether the body is sent in chunks.
-        content_type: of every file.
-        redirects: path → address.
-        block: requests wait for this event before the body.
+        content_type: of all files.
+        redirects: path → URL.
+        block: responses wait for this event before the body.
     """
 
     files: dict[str, bytes]
@@ -83,7 +83,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
 
         def _send(self, content: bytes) -> None:
             tag = f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
-            start = self._asked_start(tag)
+            start = self._range_start(tag)
             if start is not None and start >= len(content):
                 self.send_error(416)
                 return
@@ -103,22 +103,22 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if server.block is not None:
                 server.block.wait(10)
             cut = server.cuts.pop(0) if server.cuts else len(body)
-            with suppress(ConnectionError):  # a client that had enough
+            with suppress(ConnectionError):  # the client disconnected
                 for i in range(0, min(cut, len(body)), 1000):
-                    self._send_piece(body[i : min(i + 1000, cut)])
+                    self._send_chunk(body[i : min(i + 1000, cut)])
                 if server.chunked and cut >= len(body):
                     self.wfile.write(b"0\r\n\r\n")
 
-        def _send_piece(self, piece: bytes) -> None:
+        def _send_chunk(self, chunk: bytes) -> None:
             if server.chunked:
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
             else:
-                self.wfile.write(piece)
+                self.wfile.write(chunk)
 
-        def _asked_start(self, tag: str) -> int | None:
-            asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        def _range_start(self, tag: str) -> int | None:
+            range_header = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
             current = self.headers.get("If-Range", tag) == tag or not server.checks_if_range
-            return int(asked[1]) if asked and server.ranges and current else None
+            return int(range_header[1]) if range_header and server.ranges and current else None
 
         def log_message(self, *_: object) -> None:
             pass

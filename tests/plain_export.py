@@ -1,4 +1,4 @@
-"""Networks alone, without what a bundle puts around them."""
+"""Export of a network alone, without the wrapper and description of a bundle."""
 
 import copy
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ppose.deploy.bundle import PROGRAM, WEIGHTS
 from ppose.export.fold import fold_norms
-from ppose.export.int8graph import is_fake_quantized, to_int8
+from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.pdmodel import trace
-from ppose.files import whole_file
+from ppose.utils.files import atomic_write
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Exported:
 
 
 def export_network(network, folder, size_wh, *, batch=None):
-    """Normalised images (N, 3, H, W) float32 in, maps out; `size_wh` None leaves it open."""
+    """Exports normalised images (N, 3, H, W) float32 → maps; `size_wh` None is dynamic."""
     width, height = size_wh or (-1, -1)
     made = copy.deepcopy(network).eval()
     folded = fold_norms(made, size_wh)
     program = trace(made, (-1 if batch is None else batch, 3, height, width))
     int8 = to_int8(program) if is_fake_quantized(program) else 0
     files = folder / PROGRAM, folder / WEIGHTS
-    with whole_file(files[0]) as first, whole_file(files[1]) as second:
+    with atomic_write(files[0]) as first, atomic_write(files[1]) as second:
         program.save(first, second)
     return Exported(folder, sum(path.stat().st_size for path in files), folded, int8)

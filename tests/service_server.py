@@ -1,4 +1,4 @@
-"""The real service in a thread, on a free port of this machine."""
+"""The service in a thread on a free local port, and helpers for its tests."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import cv2
 import httpx
 import numpy as np
 
-from ppose.deploy.service import Limits, make_app, server
-from ppose.deploy.service.answers import Error
-from ppose.skeleton import COCO17
+from ppose.deploy.service import server
+from ppose.deploy.service.app import make_app
+from ppose.deploy.service.limits import Limits
+from ppose.deploy.service.schemas import Error
 from ppose.structures import Poses
+from ppose.structures.skeleton import COCO17
 
 
 def one_person(image: np.ndarray, score: float = 0.75) -> Poses:
-    """A person in the top left corner whose nose tells the picture's size and first pixel."""
+    """A person whose nose encodes the image's size and first pixel."""
     height, width = image.shape[:2]
     keypoints = np.full((1, 17, 3), 0.5, np.float32)
     keypoints[0, 0] = width, height, image[0, 0, 0] / 255
@@ -31,14 +33,14 @@ def one_person(image: np.ndarray, score: float = 0.75) -> Poses:
     )
 
 
-class Network:
-    """A `find` that a test slows down, stops and breaks; the pictures decide what it finds.
+class FakeNetwork:
+    """A pose estimator that tests can block or let fail.
 
     Attributes:
-        sizes: of the batches so far.
-        threads: that called it.
-        open: batches wait until it is set.
-        fail: raises this on pictures for which `bad` is true.
+        sizes: batch sizes so far.
+        threads: ids of the threads that called it.
+        open: batches wait until this event is set.
+        fail: exception raised for images for which `bad` returns True.
     """
 
     def __init__(self) -> None:
@@ -61,11 +63,11 @@ class Network:
 
 
 @contextmanager
-def served(find, skeleton=COCO17, **limits) -> Iterator[httpx.Client]:
-    """A client of a running service; its attribute `app` is the application."""
-    app = make_app(find, skeleton=skeleton, limits=Limits(**limits))
+def served(estimate, skeleton=COCO17, **limits) -> Iterator[httpx.Client]:
+    """A client of a running service, with attributes `app` and `running` (the server)."""
+    app = make_app(estimate, skeleton=skeleton, limits=Limits(**limits))
     with server.listen("127.0.0.1", 0) as bound:
-        running = server.Server(server.config_of(app))
+        running = server.Server(server.uvicorn_config(app))
         thread = threading.Thread(target=running.run, args=([bound],))
         thread.start()
         url = f"http://127.0.0.1:{bound.getsockname()[1]}"
@@ -80,32 +82,32 @@ def served(find, skeleton=COCO17, **limits) -> Iterator[httpx.Client]:
             assert not thread.is_alive()
 
 
-def wait_until(holds, seconds: float = 10.0) -> None:
-    """Waits for something that another thread or process brings about."""
+def wait_until(condition, seconds: float = 10.0) -> None:
+    """Polls until `condition()` is true; fails after `seconds`."""
     end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end, "did not come about"
+    while not condition():
+        assert time.monotonic() < end, "timeout"
         time.sleep(0.005)
 
 
-def picture(width: int = 64, height: int = 48, grey: int = 128, ending: str = ".png") -> bytes:
-    """A file of one colour."""
+def image_file(width: int = 64, height: int = 48, grey: int = 128, ending: str = ".png") -> bytes:
+    """An image file with a single colour."""
     return encoded(np.full((height, width, 3), grey, np.uint8), ending)
 
 
 def encoded(image: np.ndarray, ending: str = ".png") -> bytes:
-    """A file of an RGB picture."""
+    """An RGB image as a file."""
     return cv2.imencode(ending, image[..., ::-1])[1].tobytes()
 
 
 def post(client: httpx.Client, data: bytes, kind: str = "image/png", **options) -> httpx.Response:
-    """POST /pose with the picture as the body."""
+    """POST /pose with the image as the body."""
     headers = {"Content-Type": kind, **options.pop("headers", {})}
     return client.post("/pose", content=data, headers=headers, **options)
 
 
 def metric(client: httpx.Client, line: str) -> float:
-    """The value of a line of /metrics, e.g. 'ppose_queue_length'; 0 where there is none."""
+    """The value of a line of /metrics, such as 'ppose_queue_length'; 0 if it is missing."""
     for text in client.get("/metrics").text.splitlines():
         name, _, value = text.rpartition(" ")
         if name == line:
@@ -119,7 +121,7 @@ def address(client: httpx.Client) -> tuple[str, int]:
 
 
 def check_error(response: httpx.Response, status: int, code: str) -> str:
-    """Checks that an answer is this error, in the one form of errors; gives its message."""
+    """Checks status, code and form of an error response; returns its message."""
     assert response.status_code == status, response.text
     error = Error.model_validate(response.json()).error
     assert error.code == code
@@ -128,7 +130,7 @@ def check_error(response: httpx.Response, status: int, code: str) -> str:
 
 
 def head_of(length: int) -> bytes:
-    """The head of a POST /pose with so many bytes behind it, for a socket."""
+    """The head of a POST /pose request with a body of this length, for a socket."""
     return (
         "POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
         f"Content-Length: {length}\r\n\r\n"

@@ -1,25 +1,24 @@
-"""Every config is whole: it builds, runs, and trains all of its parameters."""
+"""Shipped configs: each builds, runs forward, and trains all of its parameters."""
 
 import numpy as np
 import paddle
 import pytest
 from conftest import ROOT, data_of
 
-from ppose.config import dump_config, load_config
+from ppose.compression.calibrate import calibrate, only
+from ppose.config import ConfigError, dump_config, load_config
 from ppose.data.loader import TrainingSet
-from ppose.engine.norms import renew_norms
 from ppose.experiment import Experiment
-from ppose.registry import ConfigError
-from ppose.slim.calibrate import calibrate, only
+from ppose.optim.batch_norm import reestimate_batch_norm
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yml"))
 
 
 @pytest.fixture
-def on(people):
-    """A config with the small data set, at 64×64."""
+def read_small(people):
+    """Reads a config, with the small dataset and 64×64 inputs."""
 
-    def on(path):
+    def read(path):
         return Experiment.from_file(
             path,
             [
@@ -28,21 +27,21 @@ def on(people):
             ],
         )
 
-    return on
+    return read
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
-    run = on(path)
+def test_a_config_builds_runs_forward_and_trains_every_parameter(read_small, path):
+    run = read_small(path)
     dataset = TrainingSet(run.train_dataset, run.train_transforms, run.codec, run.seed)
     samples = [dataset[0, i] for i in range(4)]
     batch = {k: paddle.to_tensor(np.stack([s[k] for s in samples])) for k in samples[0]}
 
     images = run.normalize(batch["image"])
     if run.quantize:
-        # Norms that have seen nothing let nothing through.
+        # With the initial statistics of the batch norms, activations would vanish.
         with only(run.model, ()):
-            renew_norms(run.model, [images], 1)
+            reestimate_batch_norm(run.model, [images], 1)
         calibrate(run.model, [images], 1)
     outputs = run.model(images)
     maps = outputs if isinstance(outputs, paddle.Tensor) else outputs[-1][0]
@@ -53,7 +52,7 @@ def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
         if not parameter.stop_gradient:
             gradient = parameter.grad.numpy()
             assert np.isfinite(gradient).all(), name
-            # Where nothing is clipped, there is nothing to learn about it.
+            # A clipping value has a gradient only if something is clipped.
             assert gradient.any() or name.endswith("_act_preprocess.alpha"), name
 
     optimizer = run.optimizer.create(dict(run.model.named_parameters()))
@@ -62,7 +61,7 @@ def test_config_builds_runs_forward_and_trains_every_parameter(on, path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_config_explains_itself_and_its_print_is_valid(path, tmp_path):
+def test_a_config_has_a_comment_and_its_dump_is_valid(path, tmp_path):
     text = path.read_text()
     head = text[: text.index("_base_")]
     assert f"-c configs/{path.name}" in head or "make quickstart" in head
@@ -88,12 +87,12 @@ def test_config_explains_itself_and_its_print_is_valid(path, tmp_path):
         ("loss.type=HeatMapMSE", "did you mean 'HeatmapMSE'"),
     ],
 )
-def test_wrong_keys_and_values_are_named_before_anything_runs(override, message):
+def test_wrong_keys_and_values_are_errors_that_name_them(override, message):
     with pytest.raises(ConfigError, match=message):
         Experiment.from_file(ROOT / "configs" / "hrnet_w32_256x192.yml", [override])
 
 
-def test_input_size_moves_everything_that_refers_to_it():
+def test_input_size_is_followed_by_its_references():
     path = ROOT / "configs" / "hrnet_w32_256x192.yml"
     run = Experiment.from_file(path, ["input_size=[288, 384]"])
     assert run.codec.cells_wh == (72, 96)
@@ -109,7 +108,7 @@ def test_input_size_moves_everything_that_refers_to_it():
         (["crop.size_wh=[64, 64]"], r"crop.size_wh: expected \(96, 128\)"),
     ],
 )
-def test_parts_that_do_not_fit_are_named(overrides, message):
+def test_parts_that_do_not_fit_are_errors(overrides, message):
     run = Experiment.from_file(ROOT / "configs" / "quickstart.yml", overrides)
     with pytest.raises(ConfigError, match=message):
         run.estimator()
@@ -121,7 +120,7 @@ def test_counts_are_at_least_one(key):
         Experiment.from_file(ROOT / "configs" / "quickstart.yml", [f"{key}=0"])
 
 
-def test_an_attribute_that_is_no_key_is_an_attribute_error():
+def test_an_unknown_attribute_is_an_attribute_error():
     run = Experiment.from_file(ROOT / "configs" / "quickstart.yml")
     with pytest.raises(AttributeError, match="no 'epoch'"):
         _ = run.epoch

@@ -1,3 +1,5 @@
+"""Downloading and unpacking COCO from a local server, with damaged and unsafe archives."""
+
 from __future__ import annotations
 
 import dataclasses
@@ -18,7 +20,7 @@ import pytest
 import tqdm
 from http_server import serving
 
-from ppose.download import DownloadError
+from ppose.utils.download import DownloadError
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "dataset" / "download_coco.py"
@@ -48,7 +50,7 @@ def zipped(files: dict[str | zipfile.ZipInfo, bytes]) -> bytes:
 
 @pytest.fixture
 def coco(monkeypatch):
-    """A server with small archives, and the table that describes them."""
+    """A server with small archives, and the matching table of parts."""
     archives = {name: zipped(files) for name, files in FILES.items()}
     parts = {
         name: describe(name, archives[name], sum(map(len, FILES[name].values()))) for name in FILES
@@ -69,7 +71,7 @@ PUBLISHED = download_coco.PARTS
 
 
 def replace(server, name: str, archive: bytes) -> None:
-    """The archive is another one, and the table agrees."""
+    """Replaces an archive and its entry in the table."""
     download_coco.PARTS[name] = describe(name, archive, download_coco.PARTS[name].unpacked)
     server.files["/" + PUBLISHED[name].url] = archive
 
@@ -88,7 +90,7 @@ def everything(*names: str) -> dict[str, bytes]:
     return {k: v for name in names or FILES for k, v in FILES[name].items()}
 
 
-def test_gets_everything_and_then_nothing(coco, tmp_path, capsys):
+def test_downloads_everything_once(coco, tmp_path, capsys):
     assert run(coco, tmp_path / "new" / "coco") == 0
     assert tree(tmp_path / "new" / "coco") == everything()
     assert "complete" in capsys.readouterr().out
@@ -96,7 +98,7 @@ def test_gets_everything_and_then_nothing(coco, tmp_path, capsys):
     assert len(coco.requests) == 3
 
 
-def test_gets_some_parts(coco, tmp_path):
+def test_downloads_selected_parts(coco, tmp_path):
     assert run(coco, tmp_path, "--parts", "val", "annotations") == 0
     assert tree(tmp_path) == everything("val", "annotations")
     assert run(coco, tmp_path) == 0
@@ -114,7 +116,7 @@ def test_keeps_zips(coco, tmp_path):
     assert len(coco.requests) == 1
 
 
-def test_uses_a_zip_that_is_there(coco, tmp_path):
+def test_uses_an_existing_zip(coco, tmp_path):
     (tmp_path / "val2017.zip").write_bytes(coco.files["/zips/val2017.zip"])
     assert run(coco, tmp_path, "--parts", "val") == 0
     assert tree(tmp_path) == everything("val")
@@ -122,7 +124,7 @@ def test_uses_a_zip_that_is_there(coco, tmp_path):
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_a_cut_connection(coco, tmp_path, ranges):
+def test_resumes_after_a_lost_connection(coco, tmp_path, ranges):
     coco.cuts, coco.ranges = [2000], ranges
     assert run(coco, tmp_path, "--parts", "val") == 0
     assert tree(tmp_path) == everything("val")
@@ -142,7 +144,7 @@ def test_a_cut_connection(coco, tmp_path, ranges):
         ({"pattern": "*.png"}, "has 0 files val2017/*.png"),
     ],
 )
-def test_what_is_not_as_expected(coco, tmp_path, capsys, change, message):
+def test_unexpected_content_is_an_error(coco, tmp_path, capsys, change, message):
     part = download_coco.PARTS["val"]
     download_coco.PARTS["val"] = dataclasses.replace(part, **change)
     assert run(coco, tmp_path, "--parts", "val") == 1
@@ -160,7 +162,7 @@ def link(name: str, target: str) -> dict[zipfile.ZipInfo, bytes]:
 
 
 @pytest.mark.parametrize(
-    "evil",
+    "unsafe",
     [
         {"../evil": b"x"},
         {"val2017/../../evil": b"x"},
@@ -174,51 +176,51 @@ def link(name: str, target: str) -> dict[zipfile.ZipInfo, bytes]:
         link("val2017", ".."),
     ],
 )
-def test_evil_members(coco, tmp_path, capsys, evil):
-    replace(coco, "val", zipped(FILES["val"] | evil))
+def test_unsafe_members_are_errors(coco, tmp_path, capsys, unsafe):
+    replace(coco, "val", zipped(FILES["val"] | unsafe))
     assert run(coco, tmp_path / "a" / "b", "--parts", "val") == 1
     assert "is not a plain file below val2017/" in capsys.readouterr().err
     assert list(tree(tmp_path)) == ["a/b/val2017.zip"]
 
 
-def test_a_bomb(coco, tmp_path, capsys):
+def test_a_zip_bomb_is_an_error(coco, tmp_path, capsys):
     replace(coco, "val", zipped(FILES["val"] | {"val2017/bomb": bytes(10**7)}))
     assert run(coco, tmp_path, "--parts", "val") == 1
     assert "unpacks to 10003000 bytes" in capsys.readouterr().err
 
 
-def test_a_bomb_that_lies(tmp_path):
-    """The size that a member declares bounds what is written."""
+def test_a_zip_bomb_with_a_wrong_declared_size_is_an_error(tmp_path):
+    """The declared size of a member limits how much is written."""
     content = zipped(FILES["val"] | {"val2017/bomb": bytes(10**6)})
-    honest, small = (n.to_bytes(4, "little") for n in (10**6, 100))
-    assert content.count(honest) == 2
-    (tmp_path / "a.zip").write_bytes(content.replace(honest, small))
+    true, declared = (n.to_bytes(4, "little") for n in (10**6, 100))
+    assert content.count(true) == 2
+    (tmp_path / "a.zip").write_bytes(content.replace(true, declared))
     part = describe("val", b"", 10_000)
     with pytest.raises(DownloadError, match="damaged"):
         download_coco.unpack(tmp_path / "a.zip", tmp_path, part)
     assert list(tree(tmp_path)) == ["a.zip"]
 
 
-@pytest.mark.parametrize("place", [40, 500, -10])
-def test_a_damaged_archive(tmp_path, place):
+@pytest.mark.parametrize("offset", [40, 500, -10])
+def test_a_damaged_archive_is_an_error(tmp_path, offset):
     content = bytearray(zipped(FILES["val"]))
-    content[place] ^= 0xFF
+    content[offset] ^= 0xFF
     (tmp_path / "a.zip").write_bytes(content)
     with pytest.raises(DownloadError, match=r"damaged|not a plain file"):
         download_coco.unpack(tmp_path / "a.zip", tmp_path, describe("val", b"", 10_000))
     assert list(tree(tmp_path)) == ["a.zip"]
 
 
-def test_a_name_twice(tmp_path):
+def test_duplicate_names_are_an_error(tmp_path):
     buffer = io.BytesIO(zipped(FILES["val"]))
     with zipfile.ZipFile(buffer, "a") as archive, pytest.warns(UserWarning, match="Duplicate"):
         archive.writestr(next(iter(FILES["val"])), b"x")
     (tmp_path / "a.zip").write_bytes(buffer.getvalue())
-    with pytest.raises(DownloadError, match="no name twice"):
+    with pytest.raises(DownloadError, match="no duplicate names"):
         download_coco.unpack(tmp_path / "a.zip", tmp_path, describe("val", b"", 10_000))
 
 
-def test_a_half_folder_of_somebody_else_is_kept(coco, tmp_path, capsys):
+def test_an_incomplete_folder_is_an_error_and_kept(coco, tmp_path, capsys):
     (tmp_path / "val2017").mkdir()
     (tmp_path / "val2017" / "mine.jpg").write_bytes(b"mine")
     assert run(coco, tmp_path, "--parts", "val") == 1
@@ -227,7 +229,7 @@ def test_a_half_folder_of_somebody_else_is_kept(coco, tmp_path, capsys):
     assert coco.requests == []
 
 
-def test_what_a_killed_run_left_is_not_mistaken(coco, tmp_path):
+def test_files_of_a_killed_run_are_removed(coco, tmp_path):
     left = tmp_path / ".unpacking-val2017" / "val2017"
     left.mkdir(parents=True)
     (left / "000000000000.jpg").write_bytes(b"half")
@@ -252,7 +254,7 @@ def test_a_crash_while_unpacking_leaves_no_folder(coco, tmp_path, monkeypatch):
     assert len(coco.requests) == 1
 
 
-def test_two_at_once(coco, tmp_path):
+def test_concurrent_runs(coco, tmp_path):
     codes: list[int] = []
     threads = [threading.Thread(target=lambda: codes.append(run(coco, tmp_path))) for _ in range(2)]
     for thread in threads:
@@ -264,7 +266,7 @@ def test_two_at_once(coco, tmp_path):
     assert len(coco.requests) == 3
 
 
-def test_a_wrong_address(tmp_path, capsys):
+def test_a_wrong_url_is_an_error(tmp_path, capsys):
     arguments = ["--output", str(tmp_path), "--url-base", "ftp://h", "--parts", "annotations"]
     assert download_coco.main(arguments) == 1
     assert "cannot read 'ftp'" in capsys.readouterr().err
@@ -280,7 +282,7 @@ def test_peak_bytes(coco, tmp_path):
 
 
 def command(*arguments: str) -> subprocess.Popen:
-    """The script beside a Python that has tqdm, but not ppose."""
+    """Starts the script with a Python that has tqdm, but not ppose."""
     site_packages = str(Path(tqdm.__file__).parents[1])
     return subprocess.Popen(
         [sys.executable, "-S", str(SCRIPT), *arguments],
@@ -292,15 +294,15 @@ def command(*arguments: str) -> subprocess.Popen:
     )
 
 
-def test_help_teaches():
+def test_help_text():
     process = command("--help")
     text, _ = process.communicate(timeout=30)
     assert process.returncode == 0
-    for word in ("annotations", "resumes", "40 GB", "--keep-zips", "--parts", "examples:"):
+    for word in ("annotations", "resume", "40 GB", "--keep-zips", "--parts", "examples:"):
         assert word in text
 
 
-def test_the_command_checks_the_published_size(tmp_path):
+def test_the_command_checks_the_archive_size(tmp_path):
     with serving({"/annotations/annotations_trainval2017.zip": b"other"}) as server:
         process = command(
             *("--output", str(tmp_path), "--url-base", server.url, "--parts", "annotations")
@@ -311,7 +313,7 @@ def test_the_command_checks_the_published_size(tmp_path):
     assert "Traceback" not in error
 
 
-def test_interrupting_the_command(tmp_path):
+def test_an_interrupted_command_can_resume(tmp_path):
     with serving({"/annotations/annotations_trainval2017.zip": b"start"}) as server:
         server.length = PUBLISHED["annotations"].size
         server.block = threading.Event()

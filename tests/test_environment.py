@@ -1,4 +1,4 @@
-"""The packages of a fresh environment work together; no cycle or heavy import sneaks in."""
+"""Installed packages work together, and configs are read without importing Paddle."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ def run(code: str) -> str:
 
 
 def test_all_dependencies_import_and_work_in_one_process():
-    """PaddleSlim's metadata asks for an OpenCV that breaks with NumPy 2; see requirements."""
+    """The metadata of PaddleSlim requires an OpenCV that breaks with NumPy 2; see requirements."""
     out = run(
         "import cv2, numpy, paddle, visualdl, yaml, safetensors.numpy, pycocotools.mask as m\n"
         "from paddleslim.dygraph.dist import Distill\n"
@@ -26,6 +26,6 @@ def test_all_dependencies_import_and_work_in_one_process():
     assert out.splitlines()[-1] == "64 [1, 2, 6, 6] 2"
 
 
-def test_reading_a_config_needs_no_paddle():
+def test_reading_a_config_does_not_import_paddle():
     out = run("import sys, ppose.config, ppose.structures; print('paddle' in sys.modules)")
     assert out.strip() == "False"

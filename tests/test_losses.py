@@ -1,4 +1,4 @@
-"""Losses against plain NumPy."""
+"""Losses, compared with NumPy implementations."""
 
 from pathlib import Path
 
@@ -6,10 +6,10 @@ import numpy as np
 import paddle
 import pytest
 
-from ppose.codecs.parts import SIMPLEPOSE, Parts
+from ppose.codecs.part_layout import SIMPLEPOSE, PartLayout
+from ppose.config import ConfigError, build
 from ppose.losses import BodyPartsLoss, HeatmapMSE, HeatmapOHKM
-from ppose.registry import ConfigError, build
-from ppose.skeleton import Joint, Skeleton
+from ppose.structures.skeleton import Joint, Skeleton
 
 GOLDEN = np.load(Path(__file__).parent / "golden" / "imhn_loss.npz")
 
@@ -25,7 +25,7 @@ def batch():
     return paddle.to_tensor(outputs), targets, errors
 
 
-def test_mse_is_the_published_mean_over_joints(batch):
+def test_mse_is_the_mean_over_joints(batch):
     outputs, targets, errors = batch
     loss = HeatmapMSE(scale=0.5)(outputs, targets)
     assert list(loss) == ["heatmap"]
@@ -34,14 +34,14 @@ def test_mse_is_the_published_mean_over_joints(batch):
 
 
 @pytest.mark.parametrize("joints", [1, 3, 5])
-def test_ohkm_is_the_mean_of_the_hardest(batch, joints):
+def test_ohkm_is_the_mean_of_the_hardest_joints(batch, joints):
     outputs, targets, errors = batch
     hardest = np.sort(errors, 1)[:, -joints:].mean()
     loss = HeatmapOHKM(joints=joints)(outputs, targets)["heatmap_ohkm"]
     assert float(loss) == pytest.approx(0.5 * hardest, rel=1e-5)
 
 
-def test_ohkm_with_more_joints_than_there_are_is_explained(batch):
+def test_ohkm_with_too_many_joints_is_rejected(batch):
     outputs, targets, _ = batch
     with pytest.raises(ConfigError, match="loss.joints: .*hardest 8 joints, but there are only 5"):
         HeatmapOHKM(joints=8)(outputs, targets)
@@ -56,7 +56,7 @@ def test_unlabelled_joints_get_no_gradient(batch):
 
 
 # Channels: 2 limbs, 3 joints, people, maximum
-PARTS = Parts(Skeleton("three", [Joint(n, 0.1) for n in "abc"], [("a", "b"), ("b", "c")]))
+PARTS = PartLayout(Skeleton("three", [Joint(n, 0.1) for n in "abc"], [("a", "b"), ("b", "c")]))
 SCALES = (0.5, 1.0, 2.0)
 ARGUMENTS = [
     {},
@@ -72,7 +72,7 @@ ARGUMENTS = [
 
 @pytest.fixture
 def parts_batch():
-    """Outputs of 2 stacks with 3 scales, targets and a mask with known, unknown and half cells."""
+    """Outputs of 2 stacks with 3 scales, targets, and a mask with values between 0 and 1."""
     rng = np.random.default_rng(0)
     outputs = [[rng.uniform(-0.2, 1.2, (3, 7, 8 >> s, 16 >> s)) for s in range(3)] for _ in "12"]
     target = rng.random((3, 7, 8, 16)) * (rng.random((3, 7, 8, 16)) < 0.2)
@@ -83,7 +83,7 @@ def parts_batch():
     return as_float32, target.astype(np.float32), mask.astype(np.float32)
 
 
-def plain_loss(
+def numpy_loss(
     outputs,
     target,
     mask,
@@ -93,7 +93,7 @@ def plain_loss(
     joint_weight=3,
     mask_weight=0.1,
 ):
-    """(C,) losses of channels in double precision."""
+    """(C,) loss of each channel in float64."""
     total = 0
     for stack, stack_weight in zip(outputs, stack_weights, strict=True):
         for maps, scale_weight in zip(stack, scale_weights, strict=True):
@@ -104,20 +104,20 @@ def plain_loss(
             middle = slice((blocks[1] - 1) // 2, blocks[1] // 2 + 1)
             known = known[:, :, :, middle, :, middle].mean((3, 5))
             known = np.where(known < 0.5, 0, known)
-            away = np.where(wanted > 0.00999, 1 - maps, maps)
-            errors = (maps - wanted) ** 2 * np.abs(away) ** gamma * known
+            distance = np.where(wanted > 0.00999, 1 - maps, maps)
+            errors = (maps - wanted) ** 2 * np.abs(distance) ** gamma * known
             total = total + errors.sum((0, 2, 3)) * scale_weight * stack_weight
     weights = np.array([1, 1, *[joint_weight] * 3, mask_weight, 1])
     return total * weights / (sum(scale_weights) * sum(stack_weights) * len(target))
 
 
 def tensors(outputs, target, mask):
-    """The same as tensors; outputs collect gradients."""
+    """Converts to tensors; the outputs require gradients."""
     outputs = [[paddle.to_tensor(maps, stop_gradient=False) for maps in s] for s in outputs]
     return outputs, {"target": paddle.to_tensor(target), "mask": paddle.to_tensor(mask)}
 
 
-def test_body_parts_loss_is_the_published_one():
+def test_body_parts_loss_matches_the_published_code():
     outputs = [[GOLDEN[f"pred_stack{i}_scale{s}"] for s in range(5)] for i in range(4)]
     batch = tensors(outputs, GOLDEN["target"], GOLDEN["mask_miss"])
     loss = BodyPartsLoss(SIMPLEPOSE)(*batch)
@@ -126,19 +126,19 @@ def test_body_parts_loss_is_the_published_one():
 
 
 @pytest.mark.parametrize("arguments", ARGUMENTS)
-def test_body_parts_loss_is_the_plain_one(parts_batch, arguments):
-    expected = plain_loss(*parts_batch, **arguments)
+def test_body_parts_loss_matches_numpy(parts_batch, arguments):
+    expected = numpy_loss(*parts_batch, **arguments)
     loss = BodyPartsLoss(PARTS, **{"scale_weights": SCALES, **arguments})(*tensors(*parts_batch))
     assert float(loss["limbs"]) == pytest.approx(expected[:2].sum(), rel=1e-5)
     assert float(loss["joints"]) == pytest.approx(expected[2:5].sum(), rel=1e-5)
     assert float(loss["masks"]) == pytest.approx(expected[5:].sum(), rel=1e-5)
     if arguments:
-        default = plain_loss(*parts_batch).sum()
-        assert expected.sum() != pytest.approx(default, rel=1e-3), "the argument changes nothing"
+        default = numpy_loss(*parts_batch).sum()
+        assert expected.sum() != pytest.approx(default, rel=1e-3), "the argument has no effect"
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 1.5, 2])
-def test_gradients_are_those_of_the_plain_loss(parts_batch, gamma):
+def test_gradients_match_finite_differences(parts_batch, gamma):
     outputs, batch = tensors(*parts_batch)
     sum(BodyPartsLoss(PARTS, gamma, SCALES)(outputs, batch).values()).backward()
     rng, step = np.random.default_rng(1), 1e-5
@@ -149,13 +149,13 @@ def test_gradients_are_those_of_the_plain_loss(parts_batch, gamma):
         for cell in rng.permutation(maps.size)[:20]:
             place, value, ends = np.unravel_index(cell, maps.shape), maps.flat[cell], []
             for maps[place] in (value - step, value + step):
-                ends.append(plain_loss(moved, *parts_batch[1:], gamma=gamma).sum())
+                ends.append(numpy_loss(moved, *parts_batch[1:], gamma=gamma).sum())
             maps[place] = value
             slope = (ends[1] - ends[0]) / (2 * step)
             assert gradient[place] == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
-def test_perfect_maps_have_no_loss_and_gradients_stay_finite():
+def test_perfect_maps_have_zero_loss_and_gradient():
     target = np.zeros((1, 7, 8, 8), np.float32)
     target[:, :, 2:4, 2:4] = 1
     outputs, batch = tensors([[target]], target, np.ones((1, 1, 8, 8), np.float32))
@@ -165,7 +165,7 @@ def test_perfect_maps_have_no_loss_and_gradients_stay_finite():
     assert not outputs[0][0].grad.numpy().any()
 
 
-def test_unknown_places_get_no_gradient(parts_batch):
+def test_masked_areas_get_no_gradient(parts_batch):
     maps, target, mask = parts_batch
     mask[:] = 1
     mask[:, :, :, :8] = 0
@@ -177,7 +177,7 @@ def test_unknown_places_get_no_gradient(parts_batch):
         assert gradient[..., half:].any()
 
 
-def test_the_loss_of_a_batch_is_the_mean_over_its_samples(parts_batch):
+def test_the_loss_is_the_mean_over_samples(parts_batch):
     loss = BodyPartsLoss(PARTS, scale_weights=SCALES)
     outputs, target, mask = parts_batch
     together = sum(map(float, loss(*tensors(*parts_batch)).values()))
@@ -189,7 +189,7 @@ def test_the_loss_of_a_batch_is_the_mean_over_its_samples(parts_batch):
     assert together == pytest.approx(np.mean(alone), rel=1e-5)
 
 
-def test_half_precision_maps_are_computed_in_single(parts_batch):
+def test_float16_maps_are_computed_in_float32(parts_batch):
     halves = [[maps.astype(np.float16) for maps in stack] for stack in parts_batch[0]]
     singles = [[maps.astype(np.float32) for maps in stack] for stack in halves]
     loss = BodyPartsLoss(PARTS, scale_weights=SCALES)
@@ -200,7 +200,7 @@ def test_half_precision_maps_are_computed_in_single(parts_batch):
 
 
 @pytest.mark.parametrize("people", [1, 3, 7])
-def test_the_floor_of_limbs_is_foreground_however_it_rounds(people):
+def test_the_minimum_limb_value_is_foreground(people):
     floor = sum([np.float32(0.01)] * people, np.float32(0)) / np.float32(people)
     target = np.full((1, 7, 32, 32), floor, np.float32)
     sizes = [32 >> s for s in range(5)]
@@ -221,7 +221,7 @@ def test_the_floor_of_limbs_is_foreground_however_it_rounds(people):
         ({"stack_weights": [0, 0]}, "stack_weights have to be at least 0 and not all 0"),
     ],
 )
-def test_wrong_arguments(arguments, message):
+def test_invalid_arguments_are_rejected(arguments, message):
     with pytest.raises(ValueError, match=message):
         BodyPartsLoss(PARTS, **arguments)
 
@@ -237,29 +237,33 @@ def small_second(stacks):
 @pytest.mark.parametrize(
     ("arguments", "change", "message"),
     [
-        ({}, lambda stacks: stacks[0][0], "needs a list of stacks.*the network gives a Tensor"),
+        ({}, lambda stacks: stacks[0][0], "needs a list of stacks.*the network returns a Tensor"),
         ({}, lambda stacks: stacks[0], "needs a list of stacks, each a list of scales"),
         ({}, lambda stacks: [], "needs a list of stacks, each a list of scales"),
         ({"stack_weights": [1] * 4}, list, "loss.stack_weights: 4 weights, but .* 2 stacks"),
         ({}, drop_last, "loss.scale_weights: 3 weights, but stack 0 of the network has 2 scales"),
-        ({}, small_second, r"stack 1, scale 1: expected \[3, 7, 4, 8\].*found \[3, 7, 2, 4\]"),
+        (
+            {},
+            small_second,
+            r"stack 1, scale 1: expected shape \[3, 7, 4, 8\].*found \[3, 7, 2, 4\]",
+        ),
         ({"parts": SIMPLEPOSE}, list, "30 limbs, 18 joints.* 50 channels, but the targets have 7"),
     ],
 )
-def test_maps_that_do_not_fit_are_explained(parts_batch, arguments, change, message):
+def test_maps_of_wrong_number_or_shape_are_rejected(parts_batch, arguments, change, message):
     outputs, batch = tensors(*parts_batch)
     loss = BodyPartsLoss(**{"parts": PARTS, "scale_weights": SCALES, **arguments})
     with pytest.raises(ConfigError, match=message):
         loss(change(outputs), batch)
 
 
-def test_a_mask_that_does_not_fit_is_explained(parts_batch):
+def test_a_mask_of_wrong_shape_is_rejected(parts_batch):
     outputs, batch = tensors(*parts_batch)
     batch["mask"] = batch["mask"][:, 0]
-    with pytest.raises(ConfigError, match=r"the mask: expected \[3, 1, 8, 16\]"):
+    with pytest.raises(ConfigError, match=r"the mask: expected shape \[3, 1, 8, 16\]"):
         BodyPartsLoss(PARTS, scale_weights=SCALES)(outputs, batch)
 
 
-def test_a_config_can_name_the_loss():
+def test_build_from_a_config():
     node = {"type": "BodyPartsLoss", "parts": "simplepose", "gamma": 2, "stack_weights": [1, 2.5]}
     assert build(node, BodyPartsLoss, "loss").parts is SIMPLEPOSE

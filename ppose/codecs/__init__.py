@@ -1,6 +1,6 @@
-"""Codecs; importing this package registers them for configs."""
+"""Keypoint codecs; importing this package registers them for configs."""
 
-from ppose.codecs.bodyparts import BodyParts
+from ppose.codecs.body_parts import BodyParts
 from ppose.codecs.codec import Codec
 from ppose.codecs.heatmap import Heatmap
 

@@ -1,4 +1,4 @@
-"""What a codec promises to training, evaluation, inference and deployment."""
+"""Codec interface: encodes keypoints into maps, and decodes maps into keypoints."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from abc import ABC, abstractmethod
 
 import numpy as np
 
-from ppose.skeleton import Skeleton
 from ppose.structures import Sample
+from ppose.structures.skeleton import Skeleton
 
 
 class Codec(ABC):
-    """Base class of what `codec:` in a config may name: people ↔ maps.
+    """Base class of the codecs that `codec:` in a config can select.
 
     Attributes:
         skeleton: joints of the people.
         size_wh: width and height of the network's input in training, in pixels.
-        stride: input pixels for each cell of the maps.
+        stride: input pixels per cell of the maps.
         channels: number of maps.
-        uses_boxes: whether an input shows one person in a box (top-down) or everybody.
-        joint_channels: the maps that show joints.
+        uses_boxes: whether an input is the box of one person (top-down) or an image (bottom-up).
+        joint_channels: the maps of joints.
     """
 
     skeleton: Skeleton
@@ -30,26 +30,25 @@ class Codec(ABC):
     joint_channels: slice = slice(None)
 
     @abstractmethod
-    def targets(self, sample: Sample) -> dict[str, np.ndarray]:
-        """What the loss compares the network's maps with, for a sample behind the warp."""
+    def encode(self, sample: Sample) -> dict[str, np.ndarray]:
+        """Training targets of a sample, after `Warp`."""
 
     @abstractmethod
-    def people(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The people that the maps (N, channels, h, w) of N inputs show.
+    def decode(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The people in the maps (N, channels, h, w) of N inputs.
 
         Returns:
-            for each input keypoints (P, K, 3) float32, x, y in pixels of the input and the
-            score of each joint in 0..1, and (P,) float32 factors in 0..1 of the people's scores.
+            for each input: (P, K, 3) float32 keypoints, x, y in pixels of the input and the score
+            of each joint in 0..1; and (P,) float32 factors in 0..1 of the people's scores.
         """
 
     @abstractmethod
-    def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`people` of maps whose peaks were found where the network ran; see
-        `ppose.export.graph`."""
+    def decode_peaks(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`decode` from peaks that the exported network found, see `ppose.export.wrapper`."""
 
     @abstractmethod
-    def unflip(self, maps: np.ndarray) -> np.ndarray:
-        """(N, channels, h, w) maps of a mirrored input, as maps of the input itself."""
+    def flip_back(self, maps: np.ndarray) -> np.ndarray:
+        """Converts (N, channels, h, w) maps of a flipped input to maps of the original input."""
 
-    def check_flip(self) -> None:  # noqa: B027  most maps have one
-        """ValueError if the maps have no mirror image."""
+    def check_flip(self) -> None:  # noqa: B027  most maps can be flipped
+        """Raises ValueError if the maps cannot be flipped."""

@@ -1,33 +1,32 @@
-"""Joints that no limb ties to their person, because the joint between them cannot be seen."""
+"""Merging fragments: small groups of joints without a limb to the rest of their person."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from ppose.compiled import compiled
+from ppose.utils.numba import compiled
 
-_HOST_JOINTS = 3  # a group with fewer says too little about where its person is
+_MIN_HOST_JOINTS = 3  # fewer joints say too little about the position of the person
 
 
-def adopt(groups: np.ndarray, reach: float, max_joints: int = 2) -> np.ndarray:
-    """Gives small groups of joints to the nearest larger one that lacks all of them.
+def merge_fragments(groups: np.ndarray, reach: float, max_joints: int = 2) -> np.ndarray:
+    """Merges small groups of joints into the nearest larger group that lacks these joints.
 
-    A wrist whose elbow is hidden has no limb to its person; a forearm whose shoulder is hidden
-    has none either.
+    A wrist has no limb to its person if the elbow is hidden, nor has a forearm if the shoulder is.
 
     Args:
         groups: (G, J, 3) x, y and score of the joints of each group, score 0 for no joint.
-        reach: the gap between the boxes around both groups may be so many times the longer side
-            of the larger one's; nearer groups come first.
-        max_joints: groups of up to so many joints are given away.
+        reach: maximum gap between the boxes of both groups, relative to the longer side of the
+            larger group's box; the nearest pairs are merged first.
+        max_joints: maximum number of joints of a fragment.
 
     Returns:
-        (P, J, 3) the groups that are left, in their order.
+        (P, J, 3) the remaining groups, in the same order.
     """
     have = groups[..., 2] > 0
     count = have.sum(1)
     small = np.flatnonzero((count > 0) & (count <= max_joints))
-    hosts = np.flatnonzero(count >= max(_HOST_JOINTS, max_joints + 1))
+    hosts = np.flatnonzero(count >= max(_MIN_HOST_JOINTS, max_joints + 1))
     if not len(small) or not len(hosts):
         return groups
     low = np.where(have[..., None], groups[..., :2], np.inf).min(1)
@@ -38,18 +37,18 @@ def adopt(groups: np.ndarray, reach: float, max_joints: int = 2) -> np.ndarray:
     one, other = np.nonzero(gap <= reach)
     order = np.argsort(gap[one, other], kind="stable")
     groups = groups.copy()
-    given = _give(groups, small[one[order]], hosts[other[order]])
-    return groups[~given]
+    merged = _merge_pairs(groups, small[one[order]], hosts[other[order]])
+    return groups[~merged]
 
 
 @compiled
-def _give(groups: np.ndarray, small: np.ndarray, hosts: np.ndarray) -> np.ndarray:
-    """Moves joints from small groups to hosts, pair by pair; (G,) bool groups that are empty."""
+def _merge_pairs(groups: np.ndarray, small: np.ndarray, hosts: np.ndarray) -> np.ndarray:
+    """Copies joints of small groups to hosts, pair by pair; returns (G,) bool merged groups."""
     joints = groups.shape[1]
-    given = np.zeros(len(groups), np.bool_)
+    merged = np.zeros(len(groups), np.bool_)
     for pair in range(len(small)):
         source, host = small[pair], hosts[pair]
-        free = not given[source]
+        free = not merged[source]
         for joint in range(joints):
             if groups[source, joint, 2] > 0 and groups[host, joint, 2] > 0:
                 free = False
@@ -57,5 +56,5 @@ def _give(groups: np.ndarray, small: np.ndarray, hosts: np.ndarray) -> np.ndarra
             for joint in range(joints):
                 if groups[source, joint, 2] > 0:
                     groups[host, joint] = groups[source, joint]
-            given[source] = True
-    return given
+            merged[source] = True
+    return merged

@@ -1,4 +1,4 @@
-"""From maps of joints and limbs to people: peaks, limbs between them, people (SimplePose)."""
+"""Bottom-up grouping: assigns joint peaks to people along limbs (SimplePose)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ppose.codecs.fragments import adopt
-from ppose.codecs.peaks import Peaks, find_peaks, finite
-from ppose.compiled import compiled
-from ppose.registry import register
+from ppose.codecs.fragments import merge_fragments
+from ppose.codecs.peaks import Peaks, check_maps, find_peaks
+from ppose.config import register
+from ppose.utils.numba import compiled
 
-# Places along a limb where a pair of peaks is tested before all samples are read, in 1/16.
+# Points along a limb that are tested before all samples are read, in 1/16 of its length.
 _PROBES = (4, 8, 12)
-# Pairs that one array operation covers: bounds the memory, and the arrays stay in the cache.
+# Pairs per array operation: limits memory, and keeps the arrays in the cache.
 _PAIRS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
 class Limbs:
-    """Connections between two peaks.
+    """Connections between pairs of peaks.
 
     Attributes:
         limb: (C,) int64 index of the limb's map.
         ends: (C, 2) int64 indices of the peaks.
-        score: (C,) float64 mean of the map along the limb in 0..1, less if the limb is too long.
+        score: (C,) float64 mean of the map along the limb in 0..1, reduced for long limbs.
         length: (C,) float64 in cells.
     """
 
@@ -41,36 +41,36 @@ class Limbs:
         return Limbs(self.limb[index], self.ends[index], self.score[index], self.length[index])
 
     @staticmethod
-    def joined(parts: Sequence[Limbs]) -> Limbs:
-        """All limbs of all parts in turn."""
+    def concatenate(parts: Sequence[Limbs]) -> Limbs:
+        """The limbs of all parts, in order."""
         columns = zip(*((p.limb, p.ends, p.score, p.length) for p in parts), strict=True)
         return Limbs(*(np.concatenate(column) for column in columns))
 
 
 @register
 class Grouping:
-    """Assigns peaks to people by the limbs between them.
+    """Assigns peaks to people along the limbs between them.
 
     Rules and defaults are those published with SimplePose (Li et al., AAAI 2020), with four
-    differences: people grow from the strongest limb of all, not limb by limb; both ends of a
-    limb follow the same rules; joints that no limb ties to anybody go to the nearest person that
-    lacks them; and thresholds of people refer to means in 0..1.
+    differences: limbs of all types are processed together, by descending score; both ends of a
+    limb follow the same rules; joints without a limb are assigned to the nearest person that lacks
+    them; and thresholds of people refer to means in 0..1.
 
     Args:
-        joint_threshold: a joint's peak has to be above it.
-        limb_threshold: a limb's map supports a limb where it is above it.
-        samples: places along a limb where its map is read, ends included.
-        supported: share of the samples that has to be supported.
-        max_peaks: highest number of peaks a joint, see `find_peaks`.
-        length_ratio: a limb has to be shorter than so many times the longest limb of the person.
-        tolerance: a limb joins two people into one if it scores at least this share of their
-            weakest joint.
-        min_joints: people with fewer joints are left out; with 1 a peak without a limb is a
-            person of its own.
-        min_score: groups of joints are left out if the mean over them, of the joint's peak and
-            the limb that holds it, is below it; published as 0.45 of their sum.
-        reach: how far loose joints look for their person, see `adopt`; 0 takes only those
-            within its box.
+        joint_threshold: minimum value of a joint's peak, exclusive.
+        limb_threshold: a sample of a limb's map supports the limb if it is above this value.
+        samples: number of points along a limb where its map is read, including both ends.
+        supported: minimum fraction of the samples that must support the limb.
+        max_peaks: maximum number of peaks per joint, see `find_peaks`.
+        length_ratio: maximum length of a limb relative to the longest limb of the person.
+        tolerance: a limb merges two people if its score is at least this fraction of the score of
+            their weakest joint.
+        min_joints: people with fewer joints are dropped; with 1, a peak without a limb becomes a
+            person.
+        min_score: minimum mean, over the joints of a person, of the peak and the limb that
+            connects it; published as 0.45 for their sum.
+        reach: maximum distance of joints without a limb to their person, see `merge_fragments`;
+            0 only accepts joints inside its box.
     """
 
     def __init__(
@@ -121,50 +121,50 @@ class Grouping:
     def __call__(
         self, joint_maps: np.ndarray, limb_maps: np.ndarray, limb_index: np.ndarray
     ) -> np.ndarray:
-        """The people that the maps of one image show.
+        """The people in the maps of one image.
 
         Args:
             joint_maps: (J, h, w) float32 or float16, a Gaussian of height 1 around each joint.
-            limb_maps: (L, h, w), 1 along each limb and falling beside it.
+            limb_maps: (L, h, w), 1 along each limb, decreasing with the distance to it.
             limb_index: (L, 2) int indices of the joints at both ends of each limb.
 
         Returns:
-            (P, J, 3) float32: x, y in cells (0, 0 is the centre of the first) and the height of
-            the joint's peak in 0..1, all 0 for a joint that was not found.
+            (P, J, 3) float32: x, y in cells (0, 0 is the centre of the first cell) and the height
+            of the joint's peak in 0..1; all 0 for a missing joint.
 
         Raises:
-            ValueError: shapes that do not fit, or a map with NaN or infinity.
+            ValueError: the shapes do not match, or a map has NaN or infinity.
         """
         limb_index = self._checked(joint_maps, limb_maps, limb_index)
-        return self.grouped(self.peaks(joint_maps), limb_maps, limb_index, len(joint_maps))
+        return self.group(self.peaks(joint_maps), limb_maps, limb_index, len(joint_maps))
 
-    def grouped(
+    def group(
         self, peaks: Peaks, limb_maps: np.ndarray, limb_index: np.ndarray, joints: int
     ) -> np.ndarray:
-        """What `__call__` returns, from peaks of so many joints that were found before."""
+        """`__call__` from given peaks; `joints` is the number of joint types."""
         return self.people(peaks, self.limbs(peaks, limb_maps, limb_index), limb_index, joints)
 
     def peaks(self, joint_maps: np.ndarray) -> Peaks:
-        """First step: candidates of joints, see `find_peaks`."""
+        """First step: joint candidates, see `find_peaks`."""
         return find_peaks(joint_maps, self.joint_threshold, self.max_peaks)
 
     def limbs(self, peaks: Peaks, limb_maps: np.ndarray, limb_index: np.ndarray) -> Limbs:
-        """Second step: connections, each peak in at most one of each limb."""
-        limb_maps = finite(limb_maps, "limb")
+        """Second step: connections; each peak has at most one per limb type."""
+        limb_maps = check_maps(limb_maps, "limb")
         first = np.searchsorted(peaks.joint, np.arange(limb_index.max() + 2))
         first, count = first[limb_index], np.diff(first)[limb_index]
         step = max(1, _PAIRS_AT_ONCE // max(1, int(count.prod(1).max())))
         found = []
         for start in range(0, len(limb_index), step):
             part = slice(start, start + step)
-            limb, ends = self._probed(peaks, limb_maps[part], first[part], count[part])
-            limbs = self._scored(peaks, limb_maps, limb + start, ends)
+            limb, ends = self._candidate_pairs(peaks, limb_maps[part], first[part], count[part])
+            limbs = self._score_pairs(peaks, limb_maps, limb + start, ends)
             merit = limbs.score / 2 + peaks.score[limbs.ends].sum(1) / 4
             found.append(match(limbs, merit, len(peaks)))
-        return Limbs.joined(found)
+        return Limbs.concatenate(found)
 
     def people(self, peaks: Peaks, limbs: Limbs, limb_index: np.ndarray, joints: int) -> np.ndarray:
-        """Third step: what `__call__` returns."""
+        """Third step: the result of `__call__`."""
         limbs = limbs[np.argsort(-limbs.score, kind="stable")]
         members, held_by = merge(
             limbs.ends,
@@ -181,11 +181,11 @@ class Grouping:
         alone[np.arange(len(lone)), peaks.joint[lone]] = lone
         members = np.concatenate([members, alone])
         held_by = np.concatenate([held_by, np.zeros(alone.shape)])
-        # The row behind the last peak is what −1 reads.
+        # Index −1 reads the row appended after the last peak.
         height = np.append(peaks.score, np.float32(0))[members]
         xy = np.append(peaks.xy, np.zeros((1, 2), np.float32), 0)[members]
         sure = (height + held_by).sum(1) / 2 >= self.min_score * (members >= 0).sum(1)
-        groups = adopt(np.concatenate([xy, height[..., None]], 2)[sure], self.reach)
+        groups = merge_fragments(np.concatenate([xy, height[..., None]], 2)[sure], self.reach)
         count = (groups[..., 2] > 0).sum(1)
         return groups[count >= self.min_joints]
 
@@ -211,18 +211,18 @@ class Grouping:
             )
         return limb_index
 
-    def _probed(
+    def _candidate_pairs(
         self, peaks: Peaks, limb_maps: np.ndarray, first: np.ndarray, count: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs of peaks worth a closer look: (C,) limbs and (C, 2) peaks.
+        """Pairs of peaks that pass the probes: (C,) limbs and (C, 2) peaks.
 
-        Limbs are padded to the same number of peaks, so that all of them are one array.
+        Limbs are padded to the same number of peaks, so that one array holds all of them.
 
         Args:
-            peaks: those that `first` refers to.
+            peaks: joint candidates.
             limb_maps: (L, h, w).
-            first: (L, 2) the first peak of the joints at both ends.
-            count: (L, 2) and how many there are.
+            first: (L, 2) index of the first peak of the joints at both ends.
+            count: (L, 2) number of peaks of these joints.
         """
         if len(peaks) == 0:
             return np.zeros(0, np.int64), np.zeros((0, 2), np.int64)
@@ -232,21 +232,21 @@ class Grouping:
         # 24.8 fixed point: rounding to the nearest cell is then an addition and a shift.
         xy = np.rint(peaks.xy.T * 256).astype(np.int32)
         hits = _probe(limb_maps > self.limb_threshold, xy[:, one], xy[:, other])
-        # A gap of the length that is allowed covers one probe, and one more for each quarter.
+        # A gap of the allowed length covers one probe, plus one for each quarter of the limb.
         good = hits >= len(_PROBES) - 1 - int((1 - self.supported) * 4)
         good &= present[0][:, :, None] & present[1][:, None, :]
         limb, a, b = np.nonzero(good)
         return limb, np.stack([one[limb, a], other[limb, b]], 1)
 
-    def _scored(
+    def _score_pairs(
         self, peaks: Peaks, limb_maps: np.ndarray, limb: np.ndarray, ends: np.ndarray
     ) -> Limbs:
-        """Those pairs that the samples along the limb support, with their scores."""
+        """The pairs that the samples along the limb support, with their scores."""
         one, other = peaks.xy[ends[:, 0]], peaks.xy[ends[:, 1]]
-        places = np.linspace(0, 1, self.samples, dtype=np.float32)
-        values = _bilinear(limb_maps, limb, one, other, places)
+        positions = np.linspace(0, 1, self.samples, dtype=np.float32)
+        values = _bilinear(limb_maps, limb, one, other, positions)
         length = np.hypot(*(other - one).T.astype(np.float64))
-        # Limbs of more than half the height of the maps lose score.
+        # Penalizes limbs longer than half the height of the maps.
         prior = np.minimum(limb_maps.shape[1] / 2 / np.maximum(length, 1) - 1, 0)
         score = values.mean(1, dtype=np.float64) + prior
         support = (values > self.limb_threshold).sum(1)
@@ -255,16 +255,16 @@ class Grouping:
 
 
 def _probe(supported: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """(L, A, B) number of supported probes between ends (2, L, A) and (2, L, B) in 1/256 cell.
+    """(L, A, B) number of supported probes between ends (2, L, A) and (2, L, B).
 
-    `supported` is (L, h, w) bool.
+    Ends are in 1/256 cells; `supported` is (L, h, w) bool.
     """
     limbs, height, width = supported.shape
     base = (np.arange(limbs) * (height * width))[:, None, None]
     flat = supported.reshape(-1)
     hits = np.zeros((limbs, one.shape[2], other.shape[2]), np.int8)
-    for place in _PROBES:
-        near, far = one * (16 - place) + (1 << 11), other * place
+    for position in _PROBES:
+        near, far = one * (16 - position) + (1 << 11), other * position
         x, y = ((a[:, :, None] + b[:, None, :]) >> 12 for a, b in zip(near, far, strict=True))
         y *= width
         y += x
@@ -273,13 +273,13 @@ def _probe(supported: np.ndarray, one: np.ndarray, other: np.ndarray) -> np.ndar
 
 
 def _bilinear(
-    maps: np.ndarray, limb: np.ndarray, one: np.ndarray, other: np.ndarray, places: np.ndarray
+    maps: np.ndarray, limb: np.ndarray, one: np.ndarray, other: np.ndarray, positions: np.ndarray
 ) -> np.ndarray:
-    """(C, S) values of map `limb` at `places` on the lines from `one` to `other`, both (C, 2)."""
+    """(C, S) values of map `limb` at `positions` (0..1) from `one` to `other`, both (C, 2)."""
     _, height, width = maps.shape
     flat = maps.reshape(-1)
-    x = one[:, :1] + (other - one)[:, :1] * places
-    y = one[:, 1:] + (other - one)[:, 1:] * places
+    x = one[:, :1] + (other - one)[:, :1] * positions
+    y = one[:, 1:] + (other - one)[:, 1:] * positions
     left = np.clip(x.astype(np.int32), 0, width - 2)
     top = np.clip(y.astype(np.int32), 0, height - 2)
     x -= left
@@ -292,18 +292,18 @@ def _bilinear(
 
 
 def match(limbs: Limbs, merit: np.ndarray, peaks: int) -> Limbs:
-    """Greedy one-to-one matching of each limb: the best pair first, then the best of the rest.
+    """Greedy one-to-one matching per limb type: always takes the best remaining pair.
 
-    Works in rounds: pairs that both of their peaks prefer to all others are taken, and the pairs
-    of the same peaks go. That is the same matching.
+    Works in rounds, which gives the same matching: takes all pairs that are the best pair of both
+    of their peaks, and removes the other pairs of these peaks.
 
     Args:
         limbs: candidates.
-        merit: (C,), the higher the better; of equal ones the first wins.
+        merit: (C,), higher is better; ties go to the first pair.
         peaks: number of peaks that `limbs.ends` refers to.
 
     Returns:
-        those chosen, by limb, then by falling merit.
+        the matched pairs, by limb, then by descending merit.
     """
     limbs = limbs[np.lexsort((-merit, limbs.limb))]
     rest = np.arange(len(limbs))
@@ -313,7 +313,7 @@ def match(limbs: Limbs, merit: np.ndarray, peaks: int) -> Limbs:
     best = np.empty((2, ends.max(initial=-1) + 1), np.int64)
     while len(rest):
         one, other = ends[rest].T
-        # Assigned from the worst to the best: the last one stays.
+        # Assigned from worst to best, so the best one remains.
         best[0, one[::-1]] = best[1, other[::-1]] = rest[::-1]
         first, second = best[0, one], best[1, other]
         chosen[rest[(first == rest) & (second == rest)]] = True
@@ -322,11 +322,20 @@ def match(limbs: Limbs, merit: np.ndarray, peaks: int) -> Limbs:
 
 
 @compiled
-def merge(ends, joints_of, score, length, peaks, joints, length_ratio, tolerance):
-    """Joins limbs into people, in the order given.
+def merge(
+    ends: np.ndarray,
+    joints_of: np.ndarray,
+    score: np.ndarray,
+    length: np.ndarray,
+    peaks: int,
+    joints: int,
+    length_ratio: float,
+    tolerance: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Joins limbs into people, in the given order.
 
     Args:
-        ends: (C, 2) int64 peaks, each pair of peaks once.
+        ends: (C, 2) int64 peaks of each limb, without duplicate pairs.
         joints_of: (C, 2) int64 joints of these peaks.
         score: (C,) float64.
         length: (C,) float64.
@@ -337,7 +346,7 @@ def merge(ends, joints_of, score, length, peaks, joints, length_ratio, tolerance
 
     Returns:
         (P, joints) int64 peak of each person and joint, −1 for none; and (P, joints) float64
-        score of the limb that holds the joint, 0 for none. A person has two joints or more.
+        score of the limb that connects the joint, 0 for none. Each person has at least two joints.
     """
     members = np.full((len(ends), joints), -1, np.int64)
     held_by = np.zeros((len(ends), joints))
@@ -352,7 +361,7 @@ def merge(ends, joints_of, score, length, peaks, joints, length_ratio, tolerance
                 members[people, joints_of[c, end]] = ends[c, end]
                 held_by[people, joints_of[c, end]] = score[c]
                 owner[ends[c, end]] = people
-            # A limb of no length must not forbid every other one.
+            # A limb of zero length must not exclude all others.
             longest[people] = max(length[c], 1.0)
             people += 1
         elif p == q:
@@ -365,7 +374,7 @@ def merge(ends, joints_of, score, length, peaks, joints, length_ratio, tolerance
             p = max(p, q)
             joint = joints_of[c, end]
             old = members[p, joint]
-            # An old joint has held_by > 0: a new one takes its place only if it scores more.
+            # An existing joint has held_by > 0 and is only replaced by a higher score.
             if length[c] < length_ratio * longest[p] and score[c] > held_by[p, joint]:
                 if old >= 0:
                     owner[old] = -1

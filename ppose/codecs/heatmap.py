@@ -1,6 +1,6 @@
-"""Heat maps of keypoints: `encode` makes the targets, `decode` reads the network's maps.
+"""Heatmap codec of top-down networks.
 
-This is the one place that knows how stride and half-pixels enter.
+Only this module handles the stride and half-pixel offsets of heatmaps.
 """
 
 from __future__ import annotations
@@ -11,34 +11,35 @@ import cv2
 import numpy as np
 
 from ppose.codecs.codec import Codec
-from ppose.registry import register
-from ppose.skeleton import Skeleton
+from ppose.config import register
 from ppose.structures import Sample
+from ppose.structures.skeleton import Skeleton
 
-# Target → (is the peak rounded to a cell, is the Gaussian cut at 3 sigma)
+# Target → (peak rounded to a cell, Gaussian truncated at 3 sigma)
 _TARGETS = {"msra": (True, True), "dark": (False, False), "udp": (False, True)}
 
 
 @register
 class Heatmap(Codec):
-    """One map for each joint, a Gaussian of height 1 around it.
+    """One heatmap per joint, with a Gaussian of height 1 at the joint.
 
     Args:
         skeleton: joints, in the order of the channels.
         size_wh: width and height of the network's input in pixels.
-        stride: input pixels for each cell of the map.
-        sigma: of the Gaussian, in cells.
-        target: "msra" puts the peak at the nearest cell (Simple Baselines, HRNet), "dark" at its
-            exact place (Zhang et al., CVPR 2020), "udp" too, cut at 3 sigma (Huang et al., 2020).
-        refine: how a peak becomes a place: "argmax" takes the cell, "quarter" moves a quarter
-            towards the higher neighbour (HRNet), "dark" takes a Newton step on the logarithm of
-            the blurred map (DARK).
+        stride: input pixels per cell of the map.
+        sigma: standard deviation of the Gaussian, in cells.
+        target: "msra" puts the peak at the nearest cell (Simple Baselines, HRNet), "dark" at the
+            exact position (Zhang et al., CVPR 2020), and "udp" at the exact position with a
+            Gaussian truncated at 3 sigma (Huang et al., CVPR 2020).
+        refine: subcell refinement of peaks: "argmax" uses the cell, "quarter" moves a quarter
+            cell towards the higher neighbour (HRNet), "dark" takes a Newton step on the logarithm
+            of the blurred map (DARK).
         blur: width in cells of DARK's Gaussian kernel, odd; 3 as in PaddleDetection.
-        alignment: where cell i lies in the input. "classic": stride·i. "udp": the outermost
-            cells lie on the outermost pixels. "tinypose": i·(size−1)/cells, as PP-TinyPose is
-            read, which crops with UDP and goes back without it.
-        shift_flip: flip test moves the mirrored maps by one cell to the right, which makes up
-            for most of the classic alignment's lack of symmetry.
+        alignment: position of cell i in the input. "classic": stride·i. "udp": the outermost cells
+            are at the outermost pixels. "tinypose": i·(size−1)/cells, as in PP-TinyPose, which
+            crops with UDP and decodes without it.
+        shift_flip: in flip testing, shift the flipped maps by one cell to the right, which
+            compensates most of the asymmetry of the classic alignment.
     """
 
     uses_boxes = True
@@ -62,7 +63,7 @@ class Heatmap(Codec):
         if sigma <= 0:
             raise ValueError(f"sigma has to be above 0, found {sigma}")
         if blur < 1 or blur % 2 == 0:
-            raise ValueError(f"blur is the width of a kernel: odd, at least 1; found {blur}")
+            raise ValueError(f"blur has to be odd and at least 1, found {blur}")
         self.skeleton = skeleton
         self.channels = len(skeleton)
         self.size_wh = size_wh
@@ -85,7 +86,7 @@ class Heatmap(Codec):
             "tinypose": (size - 1) / cells,
         }[self.alignment]
 
-    def encode(self, keypoints: np.ndarray) -> dict[str, np.ndarray]:
+    def encode_keypoints(self, keypoints: np.ndarray) -> dict[str, np.ndarray]:
         """Training targets of one person.
 
         Args:
@@ -93,12 +94,12 @@ class Heatmap(Codec):
 
         Returns:
             target: (K, h, w) float32 in 0..1. weight: (K,) float32, 0 for joints that are
-            unlabelled or so far outside that no part of their Gaussian's 3 sigma is inside.
+            unlabelled or more than 3 sigma outside the map.
         """
         rounded, cut = _TARGETS[self.target]
         centre = keypoints[:, :2] / self.cell_size
         cell = np.floor(centre + 0.5)
-        # DARK as published tests the truncated corners of the window, the others the rounded cell
+        # DARK as published truncates the corners of the window, the others use the rounded cell.
         reach = 3 * self.sigma
         low, high = (np.trunc(centre - reach), np.trunc(centre + reach + 1)) if not cut else (
             np.trunc(cell - reach), np.trunc(cell + reach + 1))  # fmt: skip
@@ -108,41 +109,41 @@ class Heatmap(Codec):
         peak = cell if rounded else centre
         profiles = []
         for axis, cells in enumerate(self.cells_wh):
-            place = np.arange(cells)
-            profile = np.exp(-((place - peak[:, axis, None]) ** 2) / (2 * self.sigma**2))
+            position = np.arange(cells)
+            profile = np.exp(-((position - peak[:, axis, None]) ** 2) / (2 * self.sigma**2))
             if cut:
-                profile *= np.abs(place - cell[:, axis, None]) <= reach
+                profile *= np.abs(position - cell[:, axis, None]) <= reach
             profiles.append(profile.astype(np.float32))
         across, down = profiles
         target = (down * weight[:, None])[:, :, None] * across[:, None, :]
         return {"target": target, "weight": weight}
 
-    def targets(self, sample: Sample) -> dict[str, np.ndarray]:
-        """`encode` of the sample's first person."""
-        return self.encode(sample.keypoints[0])
+    def encode(self, sample: Sample) -> dict[str, np.ndarray]:
+        """Targets of the sample's first person, see `encode_keypoints`."""
+        return self.encode_keypoints(sample.keypoints[0])
 
-    def decode(self, maps: np.ndarray) -> np.ndarray:
-        """Reads the place and the score of every joint.
+    def decode_keypoints(self, maps: np.ndarray) -> np.ndarray:
+        """Position and score of every joint.
 
         Args:
-            maps: (N, K, h, w) float32, as the network gives them.
+            maps: (N, K, h, w) float32, output of the network.
 
         Returns:
             (N, K, 3) float32 x, y in pixels of the input and the height of the peak in 0..1.
         """
         cells, score = self.peaks(maps)
-        place = cells * self.cell_size
-        return np.concatenate([place, np.clip(score, 0, 1)[..., None]], -1).astype(np.float32)
+        position = cells * self.cell_size
+        return np.concatenate([position, np.clip(score, 0, 1)[..., None]], -1).astype(np.float32)
 
-    def people(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`decode`, one person an input."""
-        return [(person[None], np.ones(1, np.float32)) for person in self.decode(maps)]
+    def decode(self, maps: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """One person per input, see `decode_keypoints`."""
+        return [(person[None], np.ones(1, np.float32)) for person in self.decode_keypoints(maps)]
 
-    def people_at(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
-        """`people` of maps whose highest cells are known.
+    def decode_peaks(self, peaks: dict[str, np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:
+        """`decode` from given peaks.
 
         Args:
-            peaks: cell: (N, K) int place of each map's maximum in reading order. patch:
+            peaks: cell: (N, K) int row-major index of each map's maximum. patch:
                 (N, K, 2r+1, 2r+1) float32 cells around it, 0 outside the map; r is
                 `patch_radius`.
         """
@@ -153,17 +154,17 @@ class Heatmap(Codec):
         score = patch[:, self.patch_radius, self.patch_radius]
         cell = np.stack([top % width, top // width], -1)
         cell[score <= 0] = 0
-        place, score = self._refined(cell, patch, score), np.clip(score, 0, 1)
-        found = np.column_stack([place * self.cell_size, score]).astype(np.float32)
+        position, score = self._refine_cells(cell, patch, score), np.clip(score, 0, 1)
+        found = np.column_stack([position * self.cell_size, score]).astype(np.float32)
         return [(one[None], np.ones(1, np.float32)) for one in found.reshape(count, joints, 3)]
 
     @property
     def patch_radius(self) -> int:
-        """Cells on each side of a peak that its refined place depends on."""
+        """Number of cells on each side of a peak that refinement uses."""
         return {"argmax": 0, "quarter": 1, "dark": 2 + self.blur // 2}[self.refine]
 
     def peaks(self, maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(N, K, 2) x, y of the refined peaks in cells, and (N, K) their heights."""
+        """(N, K, 2) x, y of the refined peaks in cells, and (N, K) heights."""
         count, joints, height, width = maps.shape
         self._check_joints(joints)
         flat = np.ascontiguousarray(maps).reshape(count * joints, height * width)
@@ -172,8 +173,8 @@ class Heatmap(Codec):
         cell = np.stack([top % width, top // width], -1)
         cell[score <= 0] = 0
         patch = _patches(flat.reshape(-1, height, width), cell, self.patch_radius)
-        place = self._refined(cell, patch, score)
-        return place.reshape(count, joints, 2), score.reshape(count, joints)
+        position = self._refine_cells(cell, patch, score)
+        return position.reshape(count, joints, 2), score.reshape(count, joints)
 
     def _check_joints(self, joints: int) -> None:
         if joints != len(self.skeleton):
@@ -182,10 +183,10 @@ class Heatmap(Codec):
                 f"found {joints}"
             )
 
-    def _refined(self, cell: np.ndarray, patch: np.ndarray, score: np.ndarray) -> np.ndarray:
-        """(M, 2) float64 places of peaks at the cells (M, 2), with the maps around them."""
+    def _refine_cells(self, cell: np.ndarray, patch: np.ndarray, score: np.ndarray) -> np.ndarray:
+        """(M, 2) float64 refined positions of the cells (M, 2), from the patches around them."""
         step = {"argmax": _no_step, "quarter": _quarter, "dark": self._dark}[self.refine]
-        # The outermost cells have no neighbours to compare; one more was published as fixed.
+        # Border cells have no neighbours; as published, one more column and row is not refined.
         first, last = {"argmax": (0, 0), "quarter": (1, 1), "dark": (1, 2)}[self.refine]
         border = (cell <= first) | (cell >= np.array(self.cells_wh) - last)
         fixed = border.any(-1, keepdims=True)
@@ -194,8 +195,8 @@ class Heatmap(Codec):
     def _dark(self, patch: np.ndarray) -> np.ndarray:
         """(M, 2) Newton steps on the logarithm of the blurred map."""
         patch = _blurred(patch, self.blur)
-        # The blurred map is published as scaled to the old height; the log turns that into a
-        # constant, which the derivatives do not see.
+        # The published code rescales the blurred map to the original height; in the logarithm
+        # this is a constant, which does not change the derivatives.
         log = np.log(np.maximum(patch, 1e-10))
         dx = (log[:, 2, 3] - log[:, 2, 1]) / 2
         dy = (log[:, 3, 2] - log[:, 1, 2]) / 2
@@ -208,8 +209,8 @@ class Heatmap(Codec):
         step = np.stack([dxy * dy - dyy * dx, dxy * dx - dxx * dy], -1) / determinant[:, None]
         return np.where(flat[:, None], 0, step)
 
-    def unflip(self, maps: np.ndarray) -> np.ndarray:
-        """(N, K, h, w) maps of a mirrored input, as maps of the input itself."""
+    def flip_back(self, maps: np.ndarray) -> np.ndarray:
+        """Converts (N, K, h, w) maps of a flipped input to maps of the original input."""
         back = maps[:, self.skeleton.mirror_index, :, ::-1]
         if not self.shift_flip:
             return back
@@ -221,13 +222,13 @@ def _no_step(patch: np.ndarray) -> np.ndarray:
 
 
 def _quarter(patch: np.ndarray) -> np.ndarray:
-    """(M, 2) a quarter towards the higher neighbour."""
+    """(M, 2) steps of a quarter cell towards the higher neighbour."""
     slope = np.stack([patch[:, 1, 2] - patch[:, 1, 0], patch[:, 2, 1] - patch[:, 0, 1]], -1)
     return 0.25 * np.sign(slope)
 
 
 def _patches(planes: np.ndarray, cell: np.ndarray, radius: int) -> np.ndarray:
-    """(M, 2r+1, 2r+1) neighbourhood of one cell in each plane, 0 outside the map."""
+    """(M, 2r+1, 2r+1) neighbourhood of one cell per plane, 0 outside the map."""
     count, height, width = planes.shape
     around = np.arange(-radius, radius + 1)
     x, y = cell[:, :1] + around, cell[:, 1:] + around
@@ -238,7 +239,7 @@ def _patches(planes: np.ndarray, cell: np.ndarray, radius: int) -> np.ndarray:
 
 
 def _blurred(patch: np.ndarray, kernel_width: int) -> np.ndarray:
-    """Gaussian blur of (M, S, S) patches, without the border that the kernel does not fill."""
+    """Gaussian blur of (M, S, S) patches without padding."""
     if kernel_width == 1:
         return patch
     kernel = cv2.getGaussianKernel(kernel_width, 0)[:, 0]

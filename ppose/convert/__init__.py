@@ -1,1 +1,1 @@
-"""Weights of other projects, under the names of ppose's networks."""
+"""Conversion of PyTorch checkpoints of other projects."""

@@ -1,4 +1,4 @@
-"""What a kind of PyTorch checkpoint has to tell, so that ppose can take its weights."""
+"""Base class of the supported kinds of PyTorch checkpoints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import paddle
 
-from ppose.convert.checkpoint import AVERAGED
+from ppose.convert.torch_file import AVERAGED
 from ppose.models import Network
 
 if TYPE_CHECKING:
@@ -20,16 +20,16 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Variant:
-    """The network that a checkpoint belongs to.
+class TargetNetwork:
+    """The network to which a checkpoint is converted.
 
     Attributes:
-        title: what it is, for people.
-        network: ppose's, still without the weights.
-        config: a config that ships with this network; None if there is none.
-        names: ppose's name of each tensor → the checkpoint's.
-        reference: makes the PyTorch network with the checkpoint's names; needs PyTorch. It
-            gives maps or a list of maps.
+        title: description for messages.
+        network: ppose's network, without the weights.
+        config: config file with this network; None if there is none.
+        names: ppose's name of each tensor → name in the checkpoint.
+        reference: builds the PyTorch network with the checkpoint's names; needs PyTorch. Its
+            output is maps or a list of maps.
     """
 
     title: str
@@ -40,45 +40,45 @@ class Variant:
 
 
 class Source(ABC):
-    """One kind of checkpoint.
+    """A kind of checkpoint.
 
     Attributes:
-        name: as `--source` takes it.
-        sign: how to know it, for messages.
+        name: value for `--source`.
+        signature: characteristic tensor names, for messages.
     """
 
     name: str
-    sign: str
+    signature: str
 
     @abstractmethod
     def recognises(self, names: Collection[str]) -> bool:
-        """Whether tensors of these names are of this kind."""
+        """Whether these tensor names belong to this kind of checkpoint."""
 
     @abstractmethod
-    def variant(self, shapes: Shapes) -> Variant:
-        """The network, told from names and shapes of the tensors.
+    def target(self, shapes: Shapes) -> TargetNetwork:
+        """The network, determined from the names and shapes of the tensors.
 
         Raises:
-            WeightsError: no network that ppose has.
+            WeightsError: the network is not supported.
         """
 
     def unused(self, name: str) -> str | None:
-        """Why a tensor without a place may be left out; None if it may not."""
+        """Why an unused tensor can be skipped; None if it cannot."""
         if name.endswith(".num_batches_tracked"):
-            return "num_batches_tracked, a count that only training reads"
+            return "num_batches_tracked, only used in training"
         if name == AVERAGED:
-            return "n_averaged, how many models are in the mean"
+            return "n_averaged, the number of averaged models"
         return None
 
     def adapt(self, name: str, array: np.ndarray) -> tuple[np.ndarray, str]:
-        """The array as ppose's tensor `name` wants it, and what was changed, if anything."""
+        """The array in the layout of ppose's tensor `name`, and a description of the change."""
         return array, ""
 
     def outputs(self, network: Network, images: paddle.Tensor) -> list[paddle.Tensor]:
-        """All that ppose's network computes in training, with the statistics of evaluation."""
+        """The training outputs of ppose's network, with batch norms in eval mode."""
         network.eval()
         return [network(images)]
 
     def reference_input(self, images: np.ndarray) -> np.ndarray:
-        """Images (N, 3, H, W), RGB, as the PyTorch network takes them."""
+        """Images (N, 3, H, W), RGB, converted to the input of the PyTorch network."""
         return images

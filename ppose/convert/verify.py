@@ -1,4 +1,4 @@
-"""Runs a converted network beside the PyTorch network of its checkpoint."""
+"""Verification of a conversion: compares the outputs with those of the PyTorch network."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 import paddle
 
 from ppose.convert.conversion import Conversion, float32
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 if TYPE_CHECKING:
     import torch
 
-# float32 alone differs by about 1e-6, a tensor at a wrong place by far more.
+# Rounding causes differences of about 1e-6, a misplaced tensor much larger ones.
 TOLERANCE = 1e-3
 
 
@@ -22,11 +22,11 @@ def largest_difference(made: Conversion, arrays: Mapping[str, np.ndarray]) -> fl
     """The largest difference between the outputs of both networks for the same images.
 
     Args:
-        made: from `arrays`.
-        arrays: the checkpoint's tensors; the PyTorch network is set to those that were converted.
+        made: the conversion of `arrays`.
+        arrays: the tensors of the checkpoint, which are loaded into the PyTorch network.
 
     Returns:
-        the largest of their outputs' differences, each divided by the largest value of PyTorch's.
+        the largest difference, relative to the largest absolute value of PyTorch's output.
 
     Raises:
         PposeError: PyTorch is not installed.
@@ -34,24 +34,22 @@ def largest_difference(made: Conversion, arrays: Mapping[str, np.ndarray]) -> fl
     try:
         import torch
     except ImportError:
-        raise PposeError(
-            "--verify needs PyTorch: pip install -r requirements-convert.txt"
-        ) from None
-    side = 2 * made.variant.network.size_multiple
-    # Not square, so that height and width cannot be taken for one another.
+        raise PposeError("--verify needs PyTorch: pip install torch") from None
+    side = 2 * made.target.network.size_multiple
+    # Not square, so that swapped height and width are detected.
     images = np.random.default_rng(0).normal(size=(1, 3, side, side * 3 // 2)).astype(np.float32)
 
-    network = made.variant.reference().eval()
+    network = made.target.reference().eval()
     network.load_state_dict(
-        {n: torch.from_numpy(float32(n, arrays[n])) for n in made.variant.names.values()}
+        {n: torch.from_numpy(float32(n, arrays[n])) for n in made.target.names.values()}
     )
     with torch.inference_mode():
         expected = network(torch.from_numpy(made.source.reference_input(images)))
     with paddle.no_grad():
-        found = made.source.outputs(made.variant.network, paddle.to_tensor(images))
+        found = made.source.outputs(made.target.network, paddle.to_tensor(images))
     if not isinstance(expected, list):
         expected = [expected]
-    # Unlike Python's max, NumPy's lets NaN through, and NaN is above every tolerance.
+    # Unlike Python's max, NumPy's propagates NaN, which fails the check.
     return float(np.max([_relative(a, b) for a, b in zip(found, expected, strict=True)]))
 
 

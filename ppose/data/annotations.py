@@ -1,4 +1,4 @@
-"""People of a COCO keypoint file, with what is wrong named and put right."""
+"""Annotations of people in a COCO keypoint file, validated and repaired."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from typing import Any
 
 import numpy as np
 
-from ppose.data.coco_json import NO_ID, as_id, id_column, objects
+from ppose.data.coco_json import NO_ID, as_id, filter_objects, id_column
+from ppose.data.image_table import ImageTable
 from ppose.data.keypoint_file import AnnotationRows, KeypointFile
-from ppose.data.outlines import OutlineTable
-from ppose.data.pictures import ImageTable
-from ppose.data.problems import DataError, Fate, Problems
-from ppose.skeleton import Skeleton
+from ppose.data.problems import Action, DataError, Problems
+from ppose.data.segmentations import SegmentationTable
+from ppose.structures.skeleton import Skeleton
 
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Annotations:
-    """All well-formed annotations of people: labelled, unlabelled and crowds, image by image.
+    """All valid annotations of people, including unlabelled people and crowds, sorted by image.
 
     Attributes:
-        category: the `categories` entry of people, with the skeleton's joints.
-        ids: (A,) int64, each once.
+        category: the person entry of `categories`, with the skeleton's joints.
+        ids: (A,) int64, unique.
         image_index: (A,) int32 index into the usable images, ascending.
         boxes_xywh: (A, 4) float64, finite, as annotated.
-        areas: (A,) float64 of the person's outline, in square pixels.
+        areas: (A,) float64 area of the person's segmentation, in square pixels.
         crowd: (A,) bool.
-        keypoints: (L, K, 3) float32 x, y, COCO visibility, of those who are not all zeros, in the
-            file's order.
-        keypoint_index: (A,) int32 index into `keypoints`; -1 for zeros.
+        keypoints: (L, K, 3) float32 x, y, COCO visibility, in the order of the file; annotations
+            whose keypoints are all zero are left out.
+        keypoint_index: (A,) int32 index into `keypoints`; -1 if all are zero.
         labelled: (A,) int64 number of labelled joints.
-        outlines: of each annotation; None unless they were asked for.
+        segmentations: of each annotation; None unless requested.
     """
 
     category: Entry
@@ -47,30 +47,30 @@ class Annotations:
     keypoints: np.ndarray
     keypoint_index: np.ndarray
     labelled: np.ndarray
-    outlines: OutlineTable | None = field(default=None, kw_only=True)
+    segmentations: SegmentationTable | None = field(default=None, kw_only=True)
 
     def keypoints_of(self, rows: np.ndarray) -> np.ndarray:
-        """(N, K, 3) float32 x, y, COCO visibility of some annotations."""
+        """(N, K, 3) float32 x, y, COCO visibility of the given annotations."""
         return _keypoints_at(self.keypoints, self.keypoint_index[rows])
 
 
 def read_people(file: KeypointFile, skeleton: Skeleton, problems: Problems) -> Annotations:
-    """The annotations of people on usable pictures.
+    """Validates and repairs the annotations of people on usable images.
 
     Args:
-        file: what was read; its columns of annotations are used up.
-        skeleton: the joints that the annotations have to have.
-        problems: gets what was skipped or put right.
+        file: the parsed file; its annotation columns are modified in place.
+        skeleton: the joints that the annotations must have.
+        problems: receives what was skipped or repaired.
 
     Raises:
-        DataError: the joints are not those of the skeleton.
+        DataError: the annotated joints differ from the skeleton's.
     """
     reader = _PeopleReader(file.annotations, file.images, skeleton, problems)
     return reader.read(file.categories)
 
 
 class _PeopleReader:
-    """Each step drops the rows that it cannot use, or puts a column right."""
+    """Validation of annotations: each step drops unusable rows or repairs a column."""
 
     def __init__(
         self, rows: AnnotationRows, table: ImageTable, skeleton: Skeleton, problems: Problems
@@ -82,22 +82,24 @@ class _PeopleReader:
         self._fits = rows.joint_counts == len(skeleton)
 
     def read(self, categories: Any) -> Annotations:
-        self._problems.add("skipped", "annotation that is no object", self._rows.no_objects, short)
-        categories = objects(categories or [], "category", self._problems)
+        self._problems.add(
+            "skipped", "annotation that is not an object", self._rows.non_objects, short
+        )
+        categories = filter_objects(categories or [], "category", self._problems)
         fitting = self._rows.category_ids[self._fits]
         category = _person_category(categories, fitting, self._skeleton, self._problems)
-        chosen = self._of_category(category, categories)
-        chosen = self._on_usable_images(chosen)
-        chosen = self._with_joints(chosen)
-        chosen = self._with_boxes(chosen)
+        chosen = self._filter_category(category, categories)
+        chosen = self._filter_images(chosen)
+        chosen = self._filter_joints(chosen)
+        chosen = self._filter_boxes(chosen)
 
         image_index = self._table.index_of(self._rows.image_ids[chosen])
         boxes = self._rows.boxes[chosen]
-        self._put_keypoints_right(chosen, image_index)
-        areas = self._areas(chosen, boxes)
-        ids, once = self._ids(chosen, image_index, boxes)
+        self._repair_keypoints(chosen, image_index)
+        areas = self._repair_areas(chosen, boxes)
+        ids, unique = self._repair_ids(chosen, image_index, boxes)
 
-        order = np.flatnonzero(once)
+        order = np.flatnonzero(unique)
         order = order[np.argsort(image_index[order], kind="stable")]
         chosen = chosen[order]
         keypoint_index = self._rows.keypoint_index[chosen]
@@ -113,12 +115,12 @@ class _PeopleReader:
             keypoint_index=keypoint_index,
             labelled=np.append(counts, 0)[keypoint_index],
         )
-        return self._with_outlines(found, chosen)
+        return self._add_segmentations(found, chosen)
 
-    def _with_outlines(self, found: Annotations, rows: np.ndarray) -> Annotations:
+    def _add_segmentations(self, found: Annotations, rows: np.ndarray) -> Annotations:
         if self._rows.segmentations is None:
             return found
-        outlines = OutlineTable(
+        segmentations = SegmentationTable(
             self._rows.segmentations,
             self._table.records.sizes_wh[found.image_index],
             found.boxes_xywh,
@@ -126,109 +128,111 @@ class _PeopleReader:
             found.crowd,
             rows,
         )
-        self._report("repaired", "no usable outline, the box is taken", outlines.replaced, rows)
-        return replace(found, outlines=outlines)
+        self._report(
+            "repaired", "no usable segmentation, using the box", segmentations.replaced, rows
+        )
+        return replace(found, segmentations=segmentations)
 
-    def _of_category(self, category: Entry, categories: list[Entry]) -> np.ndarray:
-        """Drops other known categories; what names none is judged by its joints."""
+    def _filter_category(self, category: Entry, categories: list[Entry]) -> np.ndarray:
+        """Keeps `category`, and annotations without a category if their joints match."""
         ids = self._rows.category_ids
         known = [category["id"], *id_column([c.get("id") for c in categories])]
         known = [i for i in known if i != NO_ID]
         adopted = (ids == NO_ID) & self._fits
         unknown = ~np.isin(ids, known) & ~adopted
         everything = np.arange(len(ids))
-        self._report("repaired", "no category_id, but fitting joints", adopted, everything)
+        self._report("repaired", "no category_id, but matching joints", adopted, everything)
         self._report("skipped", "unknown category", unknown, everything, "category_id")
         return np.flatnonzero((ids == category["id"]) | adopted)
 
-    def _on_usable_images(self, rows: np.ndarray) -> np.ndarray:
+    def _filter_images(self, rows: np.ndarray) -> np.ndarray:
         at = self._table.index_of(self._rows.image_ids[rows])
         self._report("skipped", "annotation of an unknown image", at == -2, rows)
         self._report("skipped", "annotation of a skipped image", at == -1, rows)
         return rows[at >= 0]
 
-    def _with_joints(self, rows: np.ndarray) -> np.ndarray:
+    def _filter_joints(self, rows: np.ndarray) -> np.ndarray:
         absent, fits = np.isnan(self._rows.joint_counts[rows]), self._fits[rows]
         wrong = ~absent & ~fits
         if wrong.any() and not fits.any():
             raise DataError(self._length_difference(rows[wrong]))
-        self._report("repaired", "no keypoints, taken as unlabelled", absent, rows)
+        self._report("repaired", "no keypoints, treated as unlabelled", absent, rows)
         self._report("skipped", "keypoints of the wrong length", wrong, rows, "keypoints")
         return rows[~wrong]
 
-    def _with_boxes(self, rows: np.ndarray) -> np.ndarray:
+    def _filter_boxes(self, rows: np.ndarray) -> np.ndarray:
         finite = np.isfinite(self._rows.boxes[rows]).all(1)
         self._report("skipped", "box that is not four finite numbers", ~finite, rows, "bbox")
         return rows[finite]
 
-    def _put_keypoints_right(self, rows: np.ndarray, image_index: np.ndarray) -> None:
-        """Visibility becomes 0, 1 or 2, and 0 where a number is not finite."""
+    def _repair_keypoints(self, rows: np.ndarray, image_index: np.ndarray) -> None:
+        """Sets visibility to 0, 1 or 2, and to 0 where a number is not finite."""
         at = self._rows.keypoint_index[rows]
         sizes = np.zeros((len(self._rows.keypoints), 2), np.float32)
         sizes[at[at >= 0]] = self._table.records.sizes_wh[image_index[at >= 0]]
-        found = np.zeros((3, len(sizes) + 1), bool)  # the last one is of those who have none
-        for joint in range(len(self._skeleton)):  # all at once would take twice the memory
-            found[:, :-1] |= _put_right(self._rows.keypoints[:, joint], sizes)
-        kinds: list[tuple[Fate, str]] = [
-            ("repaired", "keypoint that is not finite, taken as unlabelled"),
+        found = np.zeros((3, len(sizes) + 1), bool)  # last: no keypoints
+        for joint in range(len(self._skeleton)):  # all at once would double the memory
+            found[:, :-1] |= _repair_joint(self._rows.keypoints[:, joint], sizes)
+        kinds: list[tuple[Action, str]] = [
+            ("repaired", "keypoint that is not finite, treated as unlabelled"),
             ("repaired", "visibility other than 0, 1 or 2, rounded up and clipped"),
             ("kept", "labelled keypoint outside its image"),
         ]
-        for (fate, kind), people in zip(kinds, found, strict=True):
-            self._report(fate, kind, people[at], rows)
+        for (action, kind), people in zip(kinds, found, strict=True):
+            self._report(action, kind, people[at], rows)
 
-    def _areas(self, rows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _repair_areas(self, rows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         areas = self._rows.areas[rows]
         wrong = ~((areas > 0) & np.isfinite(areas))
-        self._report("repaired", "area not above 0, taken from the box", wrong, rows, "area")
+        self._report("repaired", "area not above 0, using the area of the box", wrong, rows, "area")
         return np.where(wrong, np.maximum(boxes[:, 2:], 0).prod(1), areas)
 
-    def _ids(
+    def _repair_ids(
         self, rows: np.ndarray, image_index: np.ndarray, boxes: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(A,) ids, each once, and which annotations to keep: one given twice counts once."""
+        """(A,) unique ids, and (A,) bool annotations to keep, which drops duplicates."""
         ids = self._rows.ids[rows]
         _, first, group = np.unique(ids, return_index=True, return_inverse=True)
         earlier = first[group]
         again = (earlier != np.arange(len(ids))) & (ids != NO_ID)
         one, other = np.flatnonzero(again), earlier[again]
         joints, at = self._rows.keypoints, self._rows.keypoint_index[rows]
-        twice = again.copy()
-        twice[one] = (
+        duplicate = again.copy()
+        duplicate[one] = (
             (image_index[one] == image_index[other])
             & (boxes[one] == boxes[other]).all(1)
             & (_keypoints_at(joints, at[one]) == _keypoints_at(joints, at[other])).all((1, 2))
         )
-        replaced = again & ~twice | (ids == NO_ID)
+        replaced = again & ~duplicate | (ids == NO_ID)
         ids[replaced] = ids.max(initial=0) + 1 + np.arange(replaced.sum())
-        self._report("skipped", "annotation that stands in the file twice", twice, rows)
-        self._report("repaired", "annotation id missing or taken, replaced", replaced, rows)
-        return ids, ~twice
+        self._report("skipped", "duplicate annotation", duplicate, rows)
+        self._report("repaired", "annotation id missing or already used, replaced", replaced, rows)
+        return ids, ~duplicate
 
     def _length_difference(self, rows: np.ndarray) -> str:
         skeleton = self._skeleton
         found = Counter(self._rows.joint_counts[rows].tolist()).most_common(1)[0][0]
         return (
             f"the annotations have {found:g} joints, but skeleton '{skeleton.name}' has "
-            f"{len(skeleton)} (keypoints: {short(self._rows.entry(rows[0])['keypoints'])}); the "
-            "skeleton has to be that of the annotations"
+            f"{len(skeleton)} (keypoints: {short(self._rows.entry(rows[0])['keypoints'])}); use "
+            "the skeleton of the annotations"
         )
 
     def _report(
-        self, fate: Fate, kind: str, found: np.ndarray, rows: np.ndarray, key: str = ""
+        self, action: Action, kind: str, found: np.ndarray, rows: np.ndarray, key: str = ""
     ) -> None:
-        """Counts the rows marked in `found`; the examples show the value of `key`."""
+        """Counts the rows marked in `found`; examples show the value of `key`."""
 
         def describe(row: int) -> str:
             entry = self._rows.entry(row)
-            where = self._table.where(entry)
-            return f"{where}: {key} {_shown(entry.get(key))}" if key else where
+            location = self._table.describe(entry)
+            return f"{location}: {key} {_format_value(entry.get(key))}" if key else location
 
-        self._problems.add(fate, kind, rows[found].tolist(), describe)
+        self._problems.add(action, kind, rows[found].tolist(), describe)
 
 
 def _keypoints_at(keypoints: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """(N, K, 3) those of an (N,) index, zeros at -1."""
+    """(N, K, 3) keypoints at an (N,) index; zeros at -1."""
     found = (
         keypoints[index]
         if len(keypoints)
@@ -238,31 +242,31 @@ def _keypoints_at(keypoints: np.ndarray, index: np.ndarray) -> np.ndarray:
     return found
 
 
-def _put_right(joint: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """Makes visibility 0, 1 or 2, and 0 where a number is not finite.
+def _repair_joint(joint: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
+    """Sets visibility to 0, 1 or 2, and to 0 where a number is not finite.
 
     Args:
-        joint: (L, 3) one joint of everybody, overwritten.
-        sizes_wh: (L, 2) of the pictures.
+        joint: (L, 3) one joint of all people, modified in place.
+        sizes_wh: (L, 2) sizes of their images.
 
     Returns:
-        (3, L) bool, who had a number that is not finite, who another visibility, and whose
-        joint is outside of the picture.
+        (3, L) bool: a number was not finite; visibility was another value; the joint is labelled
+        and outside its image.
     """
     broken = ~np.isfinite(joint).all(1)
     joint[broken] = 0
     visibility = np.clip(np.ceil(joint[:, 2]), 0, 2)
     odd = visibility != joint[:, 2]
     joint[:, 2] = visibility
-    places = joint[:, :2]
-    outside = ((places < 0) | (places > sizes_wh)).any(1) & (visibility > 0)
+    xy = joint[:, :2]
+    outside = ((xy < 0) | (xy > sizes_wh)).any(1) & (visibility > 0)
     return np.stack([broken, odd, outside])
 
 
 def _person_category(
     categories: list[Entry], fitting: np.ndarray, skeleton: Skeleton, problems: Problems
 ) -> Entry:
-    """The category with the skeleton's joints, or the one that most people name.
+    """The category with the skeleton's joints, or the most frequent one.
 
     Args:
         fitting: category ids of the annotations with as many joints as the skeleton.
@@ -276,7 +280,7 @@ def _person_category(
     if right:
         category = next((c for c in right if c.get("name") == "person"), right[0])
         others = [c for c in right if c["id"] != category["id"]]
-        problems.add("skipped", "further category with the same joints", others, _category_name)
+        problems.add("skipped", "another category with the same joints", others, _category_name)
         return category
 
     by_id = {as_id(c.get("id")): c for c in categories}
@@ -286,7 +290,7 @@ def _person_category(
     category = {"name": "person"} | by_id.get(chosen, {}) | {"id": chosen, "keypoints": joints}
     problems.add(
         "repaired",
-        "no category names its joints; the skeleton's are taken",
+        "no category lists its keypoints, using the skeleton's",
         [category],
         lambda c: f"{_category_name(c)}, skeleton '{skeleton.name}'",
     )
@@ -297,7 +301,7 @@ def _joint_difference(category: Entry, skeleton: Skeleton) -> str:
     annotated, wanted = category["keypoints"], skeleton.joint_names
     head = _category_name(category)
     if not (isinstance(annotated, list) and all(isinstance(name, str) for name in annotated)):
-        return f"{head}: keypoints have to be the names of joints, found {short(annotated)}"
+        return f"{head}: keypoints must be joint names, found {short(annotated)}"
     extra = [name for name in annotated if name not in wanted]
     absent = [name for name in wanted if name not in annotated]
     pairs = zip(annotated, wanted, strict=False)
@@ -306,8 +310,8 @@ def _joint_difference(category: Entry, skeleton: Skeleton) -> str:
         [f"{head} has {len(annotated)} joints, skeleton '{skeleton.name}' has {len(wanted)}"]
         + ([f"only annotated: {', '.join(extra)}"] if extra else [])
         + ([f"only in the skeleton: {', '.join(absent)}"] if absent else [])
-        + ([f"another order at {', '.join(moved[:3])}"] if not extra and not absent else [])
-        + ["the skeleton has to name the annotated joints in their order"]
+        + ([f"different order at {', '.join(moved[:3])}"] if not extra and not absent else [])
+        + ["the skeleton must list the annotated joints in the same order"]
     )
 
 
@@ -315,5 +319,5 @@ def _category_name(category: Entry) -> str:
     return f"category {short(category.get('id'))} ({short(category.get('name'))})"
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return short(value.tolist() if isinstance(value, array) else value)

@@ -1,4 +1,4 @@
-"""COCO keypoint data: one person a sample, pictures one by one, and the ground truth."""
+"""COCO keypoint dataset: one sample per person."""
 
 from __future__ import annotations
 
@@ -9,54 +9,61 @@ from typing import Any
 
 import numpy as np
 
+from ppose.config import register
 from ppose.data.annotations import Annotations, read_people
-from ppose.data.coco_json import NO_ID, box_column, float_column, id_column, objects
+from ppose.data.coco_json import (
+    NO_ID,
+    box_column,
+    filter_objects,
+    float_column,
+    id_column,
+    read_json,
+)
+from ppose.data.image_table import ImageRecord, ImageTable
 from ppose.data.images import read_image
-from ppose.data.json_file import read_json
 from ppose.data.keypoint_file import read_keypoint_file
-from ppose.data.pictures import ImageRecord, ImageTable
-from ppose.data.problems import DataError, Fate, Problems
-from ppose.registry import register
-from ppose.skeleton import Skeleton
+from ppose.data.problems import Action, DataError, Problems
 from ppose.structures import Sample
+from ppose.structures.skeleton import Skeleton
 
 
 @register
 class CocoDataset:
-    """People of a COCO keypoint file, with any set of joints, or in a detector's boxes.
+    """COCO keypoint dataset with any set of joints: one sample per person.
 
-    Annotated people are used if they are no crowd and have a labelled joint and a box with an
-    area; the box is cut to the image as HRNet and PaddleDetection do. A detector's boxes are
-    used as they are. People stand image by image, in the order of the file's images.
+    Boxes are annotated or come from a detector. Annotated people are used if they are not a crowd
+    and have a labelled joint and a box of non-zero area; the box is clipped to the image as in
+    HRNet and PaddleDetection. Detected boxes are used unchanged. People are sorted by image, in
+    the order of `images` in the file.
 
     Args:
-        image_dir: folder that `file_name` of the images starts from.
-        anno_path: JSON with `images`, `annotations` and `categories`. With a `bbox_file`
-            it may lack annotations, as COCO's test sets do.
+        image_dir: folder that each image's `file_name` is relative to.
+        anno_path: JSON with `images`, `annotations` and `categories`. With a `bbox_file`,
+            annotations may be missing, as in COCO's test sets.
         skeleton: the annotated joints.
-        bbox_file: a detector's results, a list of {image_id, category_id, bbox, score}, to look
-            for people in; None takes the annotated boxes.
-        min_box_score: boxes with a lower score are left out; annotated boxes have 1.
+        bbox_file: detection results, a list of {image_id, category_id, bbox, score}; None uses the
+            annotated boxes.
+        min_box_score: boxes with a lower score are left out; annotated boxes have score 1.
 
     Attributes:
-        images: the usable images, also those without people, in the file's order.
+        images: the usable images, including those without people, in the order of the file.
         image_index: (N,) int32 index into `images` for each person, ascending.
         boxes_xywh: (N, 4) float32.
         box_scores: (N,) float32 in 0..1; 1 for annotated boxes.
         keypoints: (N, K, 3) float32 x, y, COCO visibility; zeros with a `bbox_file`.
-        areas: (N,) float32 of the annotated outline or of the detector's box, square pixels.
+        areas: (N,) float32 area of the annotated segmentation or detected box, in square pixels.
         person_ids: (N,) int64 annotation ids; -1 with a `bbox_file`.
-        category_id: of people.
+        category_id: category of people.
         min_box_score: as given.
         box_source: "ground truth" or the name of the `bbox_file`.
-        problems: what was skipped or put right.
+        problems: what was skipped or repaired.
 
     Raises:
-        DataError: a file or folder that is not there or not of this form, joints that are not
-            the skeleton's, or not one person left.
+        DataError: a file or folder does not exist or is malformed, the joints differ from the
+            skeleton's, or no person is left.
     """
 
-    needs_outlines = False
+    needs_segmentations = False
 
     def __init__(
         self,
@@ -81,16 +88,16 @@ class CocoDataset:
             self.box_source = Path(bbox_file).name
             self._take_boxes(Path(bbox_file), table, min_box_score)
         if not len(self):
-            raise DataError(self._nothing_left(bbox_file, min_box_score))
+            raise DataError(self._empty_message(bbox_file, min_box_score))
 
     def __len__(self) -> int:
         return len(self.image_index)
 
     def __getitem__(self, index: int) -> Sample:
-        """One person, with the picture read.
+        """One person and the pixels of the image.
 
         Raises:
-            ImageError: the picture cannot be used.
+            ImageError: the image cannot be used.
         """
         record = self.images[self.image_index[index]]
         return Sample(
@@ -106,17 +113,17 @@ class CocoDataset:
         )
 
     def by_image(self) -> Iterator[tuple[ImageRecord, np.ndarray]]:
-        """Every usable image once, with the (P,) indices of its people."""
+        """Each usable image, with the (P,) indices of its people."""
         ends = np.searchsorted(self.image_index, np.arange(len(self.images)), side="right")
         people = np.split(np.arange(len(self)), ends[:-1])
         yield from zip(self.images, people, strict=True)
 
     def ground_truth(self) -> dict[str, Any]:
-        """The usable images and all their well-formed annotations, as a COCO dict.
+        """The usable images and all their valid annotations, as a COCO dict.
 
-        Boxes stand as annotated, and crowds, unlabelled people and people without a usable box
-        are there too: pycocotools needs them to ignore what is found on them. Outlines are left
-        out; keypoint scores do not use them.
+        Boxes are as annotated. Crowds, unlabelled people and people without a usable box are
+        included: pycocotools needs them to ignore detections on them. Segmentations are left out,
+        as keypoint scores do not use them.
         """
         found = self._annotations
         columns = (
@@ -158,10 +165,10 @@ class CocoDataset:
         }
 
     def summary(self) -> str:
-        """Counts of images and people, and a line for each kind of problem."""
-        busy = len(np.unique(self.image_index))
+        """Number of images and people, and one line per kind of problem."""
+        images = len(np.unique(self.image_index))
         what = "people" if self.box_source == "ground truth" else f"boxes of {self.box_source}"
-        counts = f"{what}: {len(self)} on {busy} of {len(self.images)} images"
+        counts = f"{what}: {len(self)} on {images} of {len(self.images)} images"
         return "\n  ".join([counts, *str(self.problems).splitlines()])
 
     def _read(self, annotated: bool) -> ImageTable:
@@ -171,7 +178,7 @@ class CocoDataset:
             len(self.skeleton),
             self.problems,
             annotated=annotated,
-            outlines=self.needs_outlines,
+            segmentations=self.needs_segmentations,
         )
         try:
             self._annotations = read_people(file, self.skeleton, self.problems)
@@ -183,16 +190,16 @@ class CocoDataset:
         found = self._annotations
         people = np.flatnonzero(~found.crowd & (found.labelled > 0))
         sizes = table.records.sizes_wh[found.image_index[people]]
-        boxes = _cut_boxes(found.boxes_xywh[people], sizes)
+        boxes = _clip_boxes(found.boxes_xywh[people], sizes)
         usable = (boxes[:, 2:] > 0).all(1)
         self.problems.add(
             "skipped",
-            "box without area in its image",
+            "box without area inside its image",
             people[~usable].tolist(),
-            lambda i: _box_of(found, self.images, i),
+            lambda i: _describe_box(found, self.images, i),
         )
         rows, boxes = people[usable], boxes[usable].astype(np.float32)
-        chosen = self._samples(rows, boxes)
+        chosen = self._choose_samples(rows, boxes)
         rows = rows[chosen]
         self.image_index = found.image_index[rows]
         self.boxes_xywh = boxes[chosen]
@@ -201,12 +208,12 @@ class CocoDataset:
         self.areas = found.areas[rows].astype(np.float32)
         self.person_ids = found.ids[rows]
 
-    def _samples(self, rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-        """Which of the usable people are samples, as indices into what is given.
+    def _choose_samples(self, rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+        """Indices of the usable people that become samples.
 
         Args:
-            rows: (N,) their places in the annotations.
-            boxes_xywh: (N, 4) float32, cut to the images.
+            rows: (N,) indices of the people into the annotations.
+            boxes_xywh: (N, 4) float32, clipped to the images.
         """
         return np.arange(len(rows))
 
@@ -223,7 +230,7 @@ class CocoDataset:
                 "skipped",
                 kind,
                 np.flatnonzero(wrong).tolist(),
-                lambda i: f"{table.where(entries[i])}: bbox {short(entries[i].get('bbox'))}",
+                lambda i: f"{table.describe(entries[i])}: bbox {short(entries[i].get('bbox'))}",
             )
         rows = np.flatnonzero(usable & (image_index >= 0))
         rows = rows[np.argsort(image_index[rows], kind="stable")]
@@ -234,13 +241,13 @@ class CocoDataset:
         self.areas = self.boxes_xywh[:, 2:].prod(1)
         self.person_ids = np.full(len(rows), -1, np.int64)
 
-    def _nothing_left(self, bbox_file: str | None, min_score: float) -> str:
+    def _empty_message(self, bbox_file: str | None, min_score: float) -> str:
         if not self.images:
-            head = f"{self._anno_path}: no image to use in {self._image_dir}"
+            head = f"{self._anno_path}: no usable image in {self._image_dir}"
         elif bbox_file:
             head = (
-                f"{bbox_file}: no box of a person (category {self.category_id}) with a score of "
-                f"at least {min_score} on an image of {self._anno_path}"
+                f"{bbox_file}: no person box (category {self.category_id}) with a score of at "
+                f"least {min_score} on an image of {self._anno_path}"
             )
         else:
             head = f"{self._anno_path}: no person with a box and a labelled joint"
@@ -250,43 +257,43 @@ class CocoDataset:
 def _detections(
     path: Path, category_id: int, min_score: float, problems: Problems
 ) -> tuple[list[dict[str, Any]], np.ndarray, np.ndarray]:
-    """Entries, (N, 4) boxes and (N,) scores in 0..1 of people from a detector's results."""
+    """Entries, (N, 4) boxes and (N,) scores in 0..1 of people in detection results."""
     data = read_json(path, "bbox_file")
     if not isinstance(data, list):
         raise DataError(
-            f"bbox_file: {path} is no list; expected a detector's results, a list of "
+            f"bbox_file: {path} is not a list; expected detection results, a list of "
             "{image_id, category_id, bbox, score}"
         )
 
     def describe(i: int) -> str:
         return f"{path.name}, entry {i}: score {short(entries[i].get('score'))}"
 
-    entries = objects(data, "box", problems)
+    entries = filter_objects(data, "box", problems)
     categories = id_column([e.get("category_id", category_id) for e in entries])
     scores = float_column([e.get("score") for e in entries])
     is_person = categories == category_id
     absent, clipped = np.isnan(scores), (scores < 0) | (scores > 1)
-    kinds: list[tuple[Fate, str, np.ndarray]] = [
-        ("skipped", "box of no category", categories == NO_ID),
+    kinds: list[tuple[Action, str, np.ndarray]] = [
+        ("skipped", "box with an invalid category_id", categories == NO_ID),
         ("skipped", "box without a score", is_person & absent),
         ("repaired", "box score outside 0..1, clipped", is_person & clipped),
     ]
-    for fate, kind, wrong in kinds:
-        problems.add(fate, kind, np.flatnonzero(wrong).tolist(), describe)
+    for action, kind, wrong in kinds:
+        problems.add(action, kind, np.flatnonzero(wrong).tolist(), describe)
     scores = np.clip(scores, 0, 1)
     rows = np.flatnonzero(is_person & (scores >= min_score))
     entries = [entries[i] for i in rows]
     return entries, box_column([e.get("bbox") for e in entries]), scores[rows]
 
 
-def _cut_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
-    """(N, 4) boxes within (N, 2) images, as published: a box spans pixels x to x + w − 1."""
+def _clip_boxes(boxes_xywh: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
+    """Clips (N, 4) boxes to (N, 2) images as in HRNet: a box spans pixels x to x + w − 1."""
     start = np.maximum(boxes_xywh[:, :2], 0)
     end = np.minimum(sizes_wh - 1, start + np.maximum(boxes_xywh[:, 2:] - 1, 0))
     return np.concatenate([start, end - start], 1)
 
 
-def _box_of(found: Annotations, images: Sequence[ImageRecord], i: int) -> str:
+def _describe_box(found: Annotations, images: Sequence[ImageRecord], i: int) -> str:
     record = images[found.image_index[i]]
     return (
         f"{record.path.name}, image {record.image_id}, annotation {found.ids[i]}: "

@@ -1,4 +1,4 @@
-"""From a picture to the network's input: where a crop lies, in training and at test time."""
+"""Crops: transforms from an image to the network's input, in training and at test time."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from ppose import geometry
-from ppose.data.transforms import Transform, positive, warp, within
-from ppose.registry import register
-from ppose.structures import Sample
+from ppose.config import register, renamed
+from ppose.data.transforms import Transform, check_positive, check_range, warp
+from ppose.structures import Sample, geometry
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,11 @@ class View:
     """One input of the network.
 
     Attributes:
-        matrix: (3, 3) from the picture to the input.
-        size_wh: of the input.
-        content_wh: the part of it, from the corner, in which people are looked for; the rest is
-            padding.
-        border: grey level outside the picture.
+        matrix: (3, 3) from image pixels to input pixels.
+        size_wh: width and height of the input.
+        content_wh: width and height of the image's part of the input, from the top left corner;
+            the rest is padding.
+        border: grey level outside the image.
     """
 
     matrix: np.ndarray
@@ -32,16 +31,16 @@ class View:
     border: int = 0
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        """(h, w, 3) pixels of the input."""
+        """(h, w, 3) input: the image warped by `matrix`."""
         return warp(image, self.matrix, self.size_wh, self.border)
 
 
 class Crop(ABC):
-    """Base class of what `crop:` in a config may name: the inputs that a picture becomes.
+    """Base class of the crops that `crop:` in a config can select.
 
     Attributes:
-        uses_boxes: whether people are looked for in boxes (top-down) or everywhere (bottom-up).
-        views_each: views of a region, whose maps are averaged.
+        uses_boxes: whether the input is a person's box (top-down) or the image (bottom-up).
+        views_each: number of views per region, whose maps are averaged.
     """
 
     uses_boxes: bool
@@ -51,26 +50,26 @@ class Crop(ABC):
     def views(
         self, size_wh: tuple[int, int], boxes_xywh: np.ndarray | None, multiple: int
     ) -> list[tuple[View, ...]]:
-        """The inputs of one picture.
+        """The network inputs for one image.
 
         Args:
-            size_wh: of the picture.
-            boxes_xywh: (P, 4) boxes in the picture, if the crop uses boxes.
-            multiple: what the sides of an input have to be multiples of.
+            size_wh: width and height of the image.
+            boxes_xywh: (P, 4) boxes in the image, if the crop uses boxes.
+            multiple: width and height of an input must be multiples of this.
 
         Returns:
-            for each region its views, whose maps are averaged on the grid of the first.
+            the views of each region; their maps are averaged on the grid of the first view.
         """
 
 
 @register
 class BoxCrop(Transform, Crop):
-    """Top-down crop: the box, grown to the input's shape and padded, fills the input.
+    """Top-down crop: the box, expanded to the input's aspect ratio and padded, fills the input.
 
     Args:
         size_wh: width and height of the input in pixels.
-        padding: growth of the box; 1.25 as published for all networks here.
-        udp: unbiased geometry, see `geometry.pivot`.
+        padding: scale factor of the box; 1.25 as published for all networks here.
+        udp: unbiased data processing, see `geometry.pivot`.
     """
 
     augments = False
@@ -78,20 +77,20 @@ class BoxCrop(Transform, Crop):
 
     def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
         self.size_wh = _size(size_wh)
-        self.padding = positive("padding", padding)
+        self.padding = check_positive("padding", padding)
         self.udp = udp
 
     def matrix(self, box_xywh: np.ndarray) -> np.ndarray:
-        """(3, 3) matrix from the image to the input for one box (4,)."""
+        """(3, 3) matrix from image to input pixels for one box (4,)."""
         box = geometry.fit_box(box_xywh, self.size_wh, self.padding)
         return geometry.box_to_input(box, self.size_wh, self.udp)
 
     def views(
         self, size_wh: tuple[int, int], boxes_xywh: np.ndarray | None, multiple: int
     ) -> list[tuple[View, ...]]:
-        """One view of each box."""
+        """One view per box."""
         if boxes_xywh is None:
-            raise ValueError("a crop of boxes needs boxes_xywh")
+            raise ValueError("BoxCrop needs boxes_xywh")
         return [(View(self.matrix(box), self.size_wh, self.size_wh),) for box in boxes_xywh]
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
@@ -104,15 +103,17 @@ class BoxCrop(Transform, Crop):
 
 
 @register
-class PictureCrop(Crop):
-    """Bottom-up crop at test time: the whole picture, padded to the right and below.
+@renamed("PictureCrop")
+class ImageCrop(Crop):
+    """Bottom-up crop at test time: the whole image, padded on the right and at the bottom.
 
     Args:
-        size: length in pixels to which `side` of the picture is brought.
-        side: "short" as HigherHRNet and MMPose, "height" as SimplePose, "long" to bound both.
-        scales: factors of `size`; the maps of all of them are averaged on the finest grid.
-        max_side: no side becomes longer, which bounds memory for panoramas.
-        border: grey level of the padding in 0..255; that of `Warp` in training.
+        size: length in pixels to which `side` of the image is resized.
+        side: "short" as in HigherHRNet and MMPose, "height" as in SimplePose, "long" to bound
+            both sides.
+        scales: factors of `size`; the maps of all scales are averaged on the finest grid.
+        max_side: maximum length of a side, which bounds memory for panoramas.
+        border: grey level of the padding in 0..255; use the value of `Warp` in training.
     """
 
     uses_boxes = False
@@ -131,15 +132,15 @@ class PictureCrop(Crop):
             raise ValueError("scales: expected at least one factor")
         self.size = size
         self.side = side
-        self.scales = tuple(sorted((positive("scales", s) for s in scales), reverse=True))
+        self.scales = tuple(sorted((check_positive("scales", s) for s in scales), reverse=True))
         self.views_each = len(self.scales)
         self.max_side = max_side
-        self.border = int(within("border", border, 0, 255))
+        self.border = int(check_range("border", border, 0, 255))
 
     def views(
         self, size_wh: tuple[int, int], boxes_xywh: np.ndarray | None, multiple: int
     ) -> list[tuple[View, ...]]:
-        """One region, the picture, in one view for each scale."""
+        """One region, the whole image, with one view per scale."""
         return [tuple(self._view(size_wh, scale, multiple) for scale in self.scales)]
 
     def _view(self, size_wh: tuple[int, int], scale: float, multiple: int) -> View:
@@ -151,8 +152,9 @@ class PictureCrop(Crop):
 
 
 @register
-class PictureFit(Transform):
-    """Bottom-up crop in training: the whole picture in the middle of the input.
+@renamed("PictureFit")
+class ImageFit(Transform):
+    """Bottom-up crop in training: the whole image, centred in the input.
 
     Args:
         size_wh: width and height of the input in pixels.
@@ -176,20 +178,20 @@ class PictureFit(Transform):
 
 @register
 class CentreCrop(Transform):
-    """Bottom-up crop in training: one person in the middle, the others where they are.
+    """Bottom-up crop in training: the image around one person, who is centred in the input.
 
-    Source: the training of SimplePose and OpenPose.
+    As in the training of SimplePose and OpenPose.
 
     Args:
         size_wh: width and height of the input in pixels.
-        person_height: height of the person's box as part of the input's; 0.6 as published.
+        person_height: height of the person's box relative to the input's; 0.6 as published.
     """
 
     augments = False
 
     def __init__(self, size_wh: tuple[int, int], person_height: float = 0.6):
         self.size_wh = _size(size_wh)
-        self.person_height = positive("person_height", person_height)
+        self.person_height = check_positive("person_height", person_height)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         x, y, width, height = (float(value) for value in sample.box_xywh)

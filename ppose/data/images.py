@@ -1,4 +1,4 @@
-"""Pictures from files, as (H, W, 3) uint8 RGB whatever the file holds."""
+"""Reading image files as (H, W, 3) uint8 RGB, and listing them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 try:
     from PIL import Image
-except ImportError:  # deployment does without; OpenCV then bounds the size
+except ImportError:  # optional in deployment; OpenCV then limits the size
     Image = None  # type: ignore[assignment]
 
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_BEGINNINGS = {
+_MAGIC_BYTES = {
     **{b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP", b"BM": "BMP"},
     **{b"II*\0": "TIFF", b"MM\0*": "TIFF"},
 }
@@ -27,24 +27,24 @@ _EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tif
 
 
 class ImageError(PposeError, ValueError):
-    """A picture that cannot be used; the message has the file, the reason and what to do."""
+    """An image that cannot be used; the message has the file, the reason and what to do."""
 
 
 def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None) -> np.ndarray:
     """(H, W, 3) uint8 RGB pixels of a JPEG, PNG, WebP, BMP or TIFF file.
 
-    Grey becomes three equal channels, 16 bits become 8, and alpha is dropped. The picture is
-    turned as its EXIF orientation says, unless only the stored pixels have the expected size:
-    annotations lie on the pixels whose size they give.
+    Grey images become three equal channels, 16 bits become 8, and alpha is dropped. The EXIF
+    orientation is applied, unless only the stored pixels have the expected size: annotations
+    refer to the pixels of the size that they give.
 
     Args:
-        path: the file; its content decides the format.
+        path: the file; the format is detected from its content.
         expected_size_wh: width and height in the annotations.
 
     Raises:
-        ImageError: no such file, empty, no picture, damaged or cut short, of another size than
-            expected, or so large that decoding would fill the memory (179 million pixels,
-            Pillow's limit against decompression bombs).
+        ImageError: the file does not exist, is empty, is not an image, is damaged or truncated,
+            has another size than expected, or has more than 179 million pixels (Pillow's limit
+            against decompression bombs).
     """
     path = Path(path)
     data = _content(path)
@@ -52,8 +52,8 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
     image = _decoded(path, data, cv2.IMREAD_COLOR_RGB)
     if image is None:
         raise ImageError(
-            f"{path}: damaged or cut short: a {header} whose pixels cannot be decoded; "
-            "fetch the file again or remove it"
+            f"{path}: damaged or truncated: {header}, but the pixels cannot be decoded; "
+            "download the file again or remove it"
         )
     if expected_size_wh is None or expected_size_wh == _size_wh(image):
         return image
@@ -63,40 +63,40 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
     width, height = _size_wh(image)
     raise ImageError(
         f"{path}: is {width}x{height}, but annotated as {expected_size_wh[0]}x"
-        f"{expected_size_wh[1]}, so that keypoints would not lie on it; use the original "
-        "pictures or scale the annotations"
+        f"{expected_size_wh[1]}, so keypoints would be misplaced; use the original images or "
+        "scale the annotations"
     )
 
 
-def list_images(pictures: str | Path) -> list[Path]:
-    """The files that a command line means, sorted with numbers by value.
+def list_images(images: str | Path) -> list[Path]:
+    """The image files of a file, folder or glob pattern, in natural sort order.
 
     Args:
-        pictures: a file, taken whatever its name; a folder, whose pictures are taken without
-            those of subfolders; or a pattern (`**` reaches into subfolders). From folders and
-            patterns hidden files and files of other extensions are left out.
+        images: a file of any name; a folder, without its subfolders; or a pattern, where `**`
+            includes subfolders. Folders and patterns skip hidden files and files without the
+            extension of an image.
 
     Raises:
-        ImageError: nothing found; says what is there.
+        ImageError: no image found; the message says what exists instead.
     """
-    path = Path(pictures)
+    path = Path(images)
     if path.is_file():
         return [path]
     if path.is_dir():
         found = list(path.iterdir())
-    elif glob.has_magic(str(pictures)):
-        found = [Path(name) for name in glob.glob(str(pictures), recursive=True)]  # noqa: PTH207
+    elif glob.has_magic(str(images)):
+        found = [Path(name) for name in glob.glob(str(images), recursive=True)]  # noqa: PTH207
     else:
-        raise ImageError(f"there is no picture or folder {path}: {nearest_path(path)}")
-    images = [p for p in found if _has_image_name(p) and p.is_file()]
-    if not images:
+        raise ImageError(f"image or folder {path} does not exist: {nearest_path(path)}")
+    files = [p for p in found if _has_image_name(p) and p.is_file()]
+    if not files:
         others = f"; found {len(found)} other files" if found else ""
-        raise ImageError(f"{pictures}: no picture ({', '.join(sorted(_EXTENSIONS))}){others}")
-    return sorted(set(images), key=_natural)
+        raise ImageError(f"{images}: no images ({', '.join(sorted(_EXTENSIONS))}){others}")
+    return sorted(set(files), key=_natural_key)
 
 
 def nearest_path(path: Path) -> str:
-    """The tail of an error about a path that does not exist: what stands where it was sought."""
+    """For errors about a missing path: the closest name in the deepest folder that exists."""
     folder, name = path.absolute().parent, path.name
     while not folder.is_dir():
         folder, name = folder.parent, folder.name
@@ -105,7 +105,7 @@ def nearest_path(path: Path) -> str:
     if close:
         return f"{folder} has no '{name}'; did you mean '{close[0]}'?"
     shown = ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
-    return f"{folder} has no '{name}'; it holds {shown or 'nothing'}"
+    return f"{folder} has no '{name}'; it contains {shown or 'nothing'}"
 
 
 def _content(path: Path) -> bytes:
@@ -116,39 +116,39 @@ def _content(path: Path) -> bytes:
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
     if not data:
-        raise ImageError(f"{path}: the file is empty; fetch it again or remove it")
+        raise ImageError(f"{path}: the file is empty; download it again or remove it")
     return data
 
 
 def _header(path: Path, data: bytes) -> str:
-    """Format and size, from the header alone: about 1 % of the time of decoding."""
+    """Format and size, read from the header in about 1 % of the decoding time."""
     if Image is None:
         return _format(path, data)
     try:
         with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
-            return f"{header.format} of {header.width}x{header.height} pixels"
+            return f"a {header.format} of {header.width}x{header.height} pixels"
     except Image.DecompressionBombError as error:
         raise ImageError(f"{path}: too large: {error}; scale it down") from None
     except (OSError, ValueError, SyntaxError):
-        raise _no_picture(path, data) from None
+        raise _unknown_format(path, data) from None
 
 
 def _format(path: Path, data: bytes) -> str:
-    for beginning, name in _BEGINNINGS.items():
-        if data.startswith(beginning):
-            return name
-    raise _no_picture(path, data)
+    for magic_bytes, name in _MAGIC_BYTES.items():
+        if data.startswith(magic_bytes):
+            return f"a {name}"
+    raise _unknown_format(path, data)
 
 
-def _no_picture(path: Path, data: bytes) -> ImageError:
+def _unknown_format(path: Path, data: bytes) -> ImageError:
     return ImageError(
-        f"{path}: not a picture in a known format ({', '.join(_FORMATS)}), or damaged or cut "
-        f"short; it starts with {data[:8]!r}"
+        f"{path}: not an image in a known format ({', '.join(_FORMATS)}), or damaged or truncated; "
+        f"it starts with {data[:8]!r}"
     )
 
 
 def _decoded(path: Path, data: bytes, flags: int) -> np.ndarray | None:
-    """None where the pixels are damaged or end early: `imdecode` gives no partial pictures."""
+    """None if the data is damaged or truncated: `imdecode` returns no partial images."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -165,7 +165,7 @@ def _has_image_name(path: Path) -> bool:
     return path.suffix.lower() in _EXTENSIONS and not path.name.startswith(".")
 
 
-def _natural(path: Path) -> list[str | int]:
+def _natural_key(path: Path) -> list[str | int]:
     """Sorts frame2 before frame10; every odd part is a number."""
     parts = re.split("([0-9]+)", str(path))
     return [int(part) if i % 2 else part.casefold() for i, part in enumerate(parts)]

@@ -1,4 +1,4 @@
-"""COCO keypoint files as columns: what stands in them, not yet judged."""
+"""Parsing COCO keypoint files into columns, without validating the values."""
 
 from __future__ import annotations
 
@@ -12,20 +12,18 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ppose.data.coco_json import Id, as_id, box_column, opened_json
-from ppose.data.json_file import as_float
-from ppose.data.json_text import JsonText
-from ppose.data.outlines import Segmentations
-from ppose.data.pictures import ImageTable, PlainImage, read_images
+from ppose.data.coco_json import JsonStream, as_float, as_id, box_column, open_json
+from ppose.data.image_table import Id, ImageEntry, ImageTable, read_image_table
 from ppose.data.problems import DataError, Problems
+from ppose.data.segmentations import Segmentations
 
 Entry = dict[str, Any]
 
 _KEYPOINT_FILE = "expected a keypoint file such as person_keypoints_val2017.json"
 
 
-class PlainPerson(msgspec.Struct, gc=False):
-    """An entry of `annotations` as it should be."""
+class PersonEntry(msgspec.Struct, gc=False):
+    """Schema of a valid entry of `annotations`."""
 
     id: Id
     image_id: Id
@@ -36,50 +34,52 @@ class PlainPerson(msgspec.Struct, gc=False):
     iscrowd: int = 0
 
 
-class OutlinedPerson(PlainPerson, gc=False):
+class SegmentedPersonEntry(PersonEntry, gc=False):
+    """Schema of a valid entry of `annotations` with polygons."""
+
     segmentation: list[list[float]] | None = None
 
 
 class AnnotationRows:
-    """The objects under `annotations`, one row each, in the file's order.
+    """The objects under `annotations`, one row each, in the order of the file.
 
     Args:
-        entries: `PlainPerson`, `OutlinedPerson`, or whatever else stands in the list.
-        joints: K, of the skeleton.
-        outlines: keep `segmentation`.
+        entries: `PersonEntry`, `SegmentedPersonEntry`, or any other content of the list.
+        joints: K, the number of joints of the skeleton.
+        segmentations: keep `segmentation`.
 
     Attributes:
-        ids, image_ids, category_ids: (R,) int64; `NO_ID` for what is not a whole number.
-        boxes: (R, 4) float64; NaN for what is not a number or not four.
-        areas: (R,) float64, NaN for what is not a number.
+        ids, image_ids, category_ids: (R,) int64; `NO_ID` for values that are not integers.
+        boxes: (R, 4) float64; NaN for values that are not numbers, or not four.
+        areas: (R,) float64; NaN for values that are not numbers.
         crowd: (R,) bool.
-        joint_counts: (R,) float64, a third of the length of `keypoints`: 0 if they are no list,
-            NaN if there are none.
-        keypoints: (L, K, 3) float32, of the rows that have K joints which are not all zeros.
-        keypoint_index: (R,) int32 index into `keypoints`; -1 where there are none.
-        segmentations: None unless asked for.
-        no_objects: entries that are none, and have no row.
+        joint_counts: (R,) float64, a third of the length of `keypoints`: 0 if it is not a list,
+            NaN if it is missing.
+        keypoints: (L, K, 3) float32, of the rows with K joints that are not all zero.
+        keypoint_index: (R,) int32 index into `keypoints`; -1 for other rows.
+        segmentations: None unless requested.
+        non_objects: entries that are not objects, and have no row.
         has_keypoints, has_captions: whether any entry has such a key.
     """
 
-    def __init__(self, entries: Iterable[Any], joints: int, outlines: bool):
+    def __init__(self, entries: Iterable[Any], joints: int, segmentations: bool):
         self._joints = joints
         self._ids, self._image_ids, self._category_ids = array("q"), array("q"), array("q")
         self._boxes, self._areas, self._joint_counts = array("d"), array("d"), array("d")
         self._crowd = array("b")
         self._keypoints, self._keypoint_index = array("f"), array("i")
-        # Entries that the columns do not hold as they are; messages show their values.
-        self._odd: dict[int, Entry] = {}
-        self.segmentations = Segmentations() if outlines else None
-        self.no_objects: list[Any] = []
+        # Entries that the columns do not store exactly; messages show their values.
+        self._irregular: dict[int, Entry] = {}
+        self.segmentations = Segmentations() if segmentations else None
+        self.non_objects: list[Any] = []
         self.has_keypoints = self.has_captions = False
         for entry in entries:
-            if isinstance(entry, PlainPerson):
-                self._add_plain(entry)
+            if isinstance(entry, PersonEntry):
+                self._add_valid(entry)
             elif isinstance(entry, dict):
-                self._add(entry)
+                self._add_irregular(entry)
             else:
-                self.no_objects.append(entry)
+                self.non_objects.append(entry)
         self.ids = np.frombuffer(self._ids, np.int64)
         self.image_ids = np.frombuffer(self._image_ids, np.int64)
         self.category_ids = np.frombuffer(self._category_ids, np.int64)
@@ -95,23 +95,23 @@ class AnnotationRows:
 
     @property
     def has_entries(self) -> bool:
-        """Whether the list has any, objects or not."""
-        return bool(len(self) or self.no_objects)
+        """Whether the list is non-empty, including entries that are not objects."""
+        return bool(len(self) or self.non_objects)
 
     def entry(self, row: int) -> Entry:
-        """What stands in the file, as far as messages show it."""
-        plain = {
+        """The entry of a row, as far as messages need it."""
+        valid = {
             "id": self._ids[row],
             "image_id": self._image_ids[row],
             "category_id": self._category_ids[row],
         }
-        return self._odd.get(row, plain)
+        return self._irregular.get(row, valid)
 
-    def _add_plain(self, entry: PlainPerson) -> None:
+    def _add_valid(self, entry: PersonEntry) -> None:
         area = as_float(entry.area)
         fits = len(entry.keypoints) == 3 * self._joints
         if not (fits and 0 < area < inf):
-            self._odd[len(self)] = {
+            self._irregular[len(self)] = {
                 "id": entry.id,
                 "image_id": entry.image_id,
                 "category_id": entry.category_id,
@@ -127,17 +127,17 @@ class AnnotationRows:
         self._crowd.append(entry.iscrowd > 0)
         self._joint_counts.append(len(entry.keypoints) / 3)
         self._add_keypoints(entry.keypoints if fits else [])
-        if isinstance(entry, OutlinedPerson) and self.segmentations is not None:
+        if isinstance(entry, SegmentedPersonEntry) and self.segmentations is not None:
             self.segmentations.add(entry.segmentation)
 
-    def _add(self, entry: Entry) -> None:
+    def _add_irregular(self, entry: Entry) -> None:
         keypoints = entry.get("keypoints")
         count = float("nan") if keypoints is None else 0.0
         if isinstance(keypoints, array):
             count = len(keypoints) / 3
         self.has_keypoints |= "keypoints" in entry
         self.has_captions |= "caption" in entry
-        self._odd[len(self)] = entry
+        self._irregular[len(self)] = entry
         self._ids.append(as_id(entry.get("id")))
         self._image_ids.append(as_id(entry.get("image_id")))
         self._category_ids.append(as_id(entry.get("category_id")))
@@ -162,9 +162,9 @@ class KeypointFile:
     """The parts of a keypoint file.
 
     Attributes:
-        images: the usable ones.
-        annotations: none in files of COCO's test sets.
-        categories: whatever stands there.
+        images: the usable images.
+        annotations: empty for files of COCO's test sets.
+        categories: content of `categories`, not validated.
     """
 
     images: ImageTable
@@ -178,73 +178,74 @@ def read_keypoint_file(
     joints: int,
     problems: Problems,
     annotated: bool = True,
-    outlines: bool = False,
+    segmentations: bool = False,
 ) -> KeypointFile:
-    """Reads a file in pieces; not much more is held than the columns take.
+    """Parses a file as a stream; peak memory is little more than the columns.
 
     Args:
         path: the file.
-        image_dir: folder of its pictures.
-        joints: of the skeleton.
-        problems: gets what is wrong with pictures.
-        annotated: whether it has to have annotations.
-        outlines: keep `segmentation`.
+        image_dir: folder of its images.
+        joints: number of joints of the skeleton.
+        problems: receives problems of images.
+        annotated: whether the file must have annotations.
+        segmentations: keep `segmentation`.
 
     Raises:
-        DataError: see `read_json` and `read_images`, or what it is instead of a keypoint file.
+        DataError: see `read_json` and `read_image_table`; or the file is of another kind, which
+            the message names.
     """
 
-    def part(key: str, text: JsonText) -> Any:
-        is_list = text.peek() == "["
+    def read_part(key: str, stream: JsonStream) -> Any:
+        is_list = stream.peek() == "["
         if key == "images" and is_list:
-            plain = msgspec.json.Decoder(PlainImage)
-            return read_images(text.elements(plain), image_dir, problems)
+            image = msgspec.json.Decoder(ImageEntry)
+            return read_image_table(stream.elements(image.decode), image_dir, problems)
         if key == "annotations" and is_list:
-            person = msgspec.json.Decoder(OutlinedPerson if outlines else PlainPerson)
-            return AnnotationRows(text.elements(person), joints, outlines)
-        value = text.value()
+            person = msgspec.json.Decoder(SegmentedPersonEntry if segmentations else PersonEntry)
+            return AnnotationRows(stream.elements(person.decode), joints, segmentations)
+        value = stream.value()
         return value if key in ("annotations", "categories") else None
 
-    with opened_json(path, "anno_path", outlines) as text:
-        start = text.peek()
+    with open_json(path, "anno_path", segmentations) as stream:
+        start = stream.peek()
         if start == "[":
-            raise DataError(_list_error(path, text))
+            raise DataError(_list_error(path, stream))
         parts: dict[str, Any] = {}
         if start == "{":
-            for key in text.members():
-                parts[key] = part(key, text)
+            for key in stream.members():
+                parts[key] = read_part(key, stream)
         else:
-            text.value()
-        text.finish()
+            stream.value()
+        stream.finish()
     _check(path, parts.get("images"), parts.get("annotations"), annotated)
     annotations = parts.get("annotations")
     if annotations is None:
-        annotations = AnnotationRows([], joints, outlines)
+        annotations = AnnotationRows([], joints, segmentations)
     return KeypointFile(parts["images"], annotations, parts.get("categories"))
 
 
 def _check(path: Path, images: Any, annotations: Any, annotated: bool) -> None:
-    """DataError that says what the file is if it is no keypoint file."""
+    """Raises DataError if the file is not a keypoint file, and says what it is instead."""
     if not isinstance(images, ImageTable):
         raise DataError(f"anno_path: {path} has no list of images; {_KEYPOINT_FILE}")
     if annotations is None and annotated:
         raise DataError(
-            f"anno_path: {path} has no annotations, as files of COCO's test sets; "
+            f"anno_path: {path} has no annotations, like the files of COCO's test sets; "
             f"{_KEYPOINT_FILE}, or give a bbox_file"
         )
     if annotations is not None and not isinstance(annotations, AnnotationRows):
-        raise DataError(f"anno_path: annotations in {path} are no list; {_KEYPOINT_FILE}")
+        raise DataError(f"anno_path: annotations in {path} are not a list; {_KEYPOINT_FILE}")
     if annotations is not None and annotations.has_entries and not annotations.has_keypoints:
         captions = annotations.has_captions
-        kind = "captions" if captions else "boxes and outlines as in instances_*.json"
-        raise DataError(f"anno_path: {path} has no keypoints but {kind}; {_KEYPOINT_FILE}")
+        kind = "captions" if captions else "boxes and segmentations, as in instances_*.json,"
+        raise DataError(f"anno_path: {path} has {kind} but no keypoints; {_KEYPOINT_FILE}")
 
 
-def _list_error(path: Path, text: JsonText) -> str:
+def _list_error(path: Path, stream: JsonStream) -> str:
     first: Any = None
-    for place, entry in enumerate(text.elements()):
-        first = first if place else entry
-    text.finish()
+    for index, entry in enumerate(stream.elements()):
+        first = first if index else entry
+    stream.finish()
     is_results = isinstance(first, dict) and "score" in first and "image_id" in first
-    hint = "; a detector's results belong into bbox_file" if is_results else ""
+    hint = "; pass detection results as bbox_file" if is_results else ""
     return f"anno_path: {path} is a list; {_KEYPOINT_FILE}{hint}"

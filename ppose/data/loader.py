@@ -1,7 +1,7 @@
-"""Batches for training: which samples, in which order, and their random draws.
+"""Training data loader: augmented samples, batch sampler, and worker processes.
 
-Everything random is a pure function of (seed, epoch, sample): the same seed gives the same
-epoch, whatever the number of workers.
+Everything random is a pure function of (seed, epoch, sample): the same seed gives the same epoch
+with any number of workers.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ import numpy as np
 import paddle
 
 from ppose.codecs.codec import Codec
-from ppose.cpu import usable_cores
+from ppose.config import ConfigError
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, Transform, Warp, augmented
 from ppose.data.workers import Workers, sample_bytes
-from ppose.registry import ConfigError
 from ppose.structures import Sample
+from ppose.utils.cpu import usable_cores
 
-_REPLACEMENTS = 20
-_WORKERS_PER_CORE, _FEWEST_MOST = 4, 16
+_MAX_REPLACEMENTS = 20
+_MAX_WORKERS_PER_CORE, _MIN_WORKER_LIMIT = 4, 16
 
 
 class SampleSource(Protocol):
-    """A data set; `keypoints` (N, K, 3) are those of the first person of each sample."""
+    """A dataset; `keypoints` (N, K, 3) belong to the first person of each sample."""
 
     keypoints: np.ndarray
 
@@ -43,9 +43,9 @@ class SampleSource(Protocol):
 
 
 class TrainingSet:
-    """Augmented, encoded samples, indexed by (epoch, index).
+    """Augmented and encoded samples, indexed by (epoch, index).
 
-    A sample whose picture cannot be read is replaced by another, and marked in `replaced`.
+    A sample whose image cannot be read is replaced by another, and marked in `replaced`.
 
     Raises:
         PipelineError: not exactly one `Warp`.
@@ -60,7 +60,7 @@ class TrainingSet:
             raise PipelineError(f"train_transforms: expected one Warp, found {names or 'nothing'}")
         if not (source.keypoints[..., 2] > 0).any():
             raise DataError(
-                "train_dataset: no joint is labelled; a bbox_file has boxes only, train without it"
+                "train_dataset: no joint is labelled; a bbox_file has only boxes, train without it"
             )
         self.source = source
         self.transforms = transforms
@@ -71,22 +71,22 @@ class TrainingSet:
         return len(self.source)
 
     def fingerprint(self) -> str:
-        """Tells data sets with other people, or with the same in another order, from each other."""
+        """Hash that depends on the people of the dataset and their order."""
         return hashlib.sha256(self.source.keypoints.tobytes()).hexdigest()[:16]
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         """uint8 image (H, W, 3), the codec's targets, the sample's index, and `replaced`.
 
         Raises:
-            ImageError: neither this picture nor any of those drawn in its place can be read.
-            PipelineError: the transforms do not end in the codec's input size.
+            ImageError: neither this image nor any of its random replacements can be read.
+            PipelineError: the output size of the transforms is not the codec's input size.
         """
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
-        sample, used = self._readable(index, rng)
+        sample, used = self._read_sample(index, rng)
         sample = augmented(sample, self.transforms, rng)
         self._check_size(sample.image)
-        targets = self.codec.targets(sample)
+        targets = self.codec.encode(sample)
         return {
             "image": sample.image,
             "index": np.int64(used),
@@ -98,12 +98,13 @@ class TrainingSet:
         height, width = image.shape[:2]
         if (width, height) != tuple(self.codec.size_wh):
             raise PipelineError(
-                f"train_transforms: end in pictures of {width}x{height}, but the codec's input is "
+                f"train_transforms: the output size is {width}x{height}, but the codec's input is "
                 f"{self.codec.size_wh[0]}x{self.codec.size_wh[1]}; give both the same size_wh"
             )
 
-    def _readable(self, index: int, rng: np.random.Generator) -> tuple[Sample, int]:
-        for _ in range(_REPLACEMENTS):
+    def _read_sample(self, index: int, rng: np.random.Generator) -> tuple[Sample, int]:
+        """The sample, or a random replacement if its image cannot be read, and its index."""
+        for _ in range(_MAX_REPLACEMENTS):
             try:
                 return self.source[index], index
             except ImageError as error:
@@ -113,26 +114,26 @@ class TrainingSet:
 
 
 class EpochSampler(paddle.io.BatchSampler):
-    """All batches of all epochs, from any step on, as lists of (epoch, index).
+    """Batch sampler over all epochs, from any step: yields lists of (epoch, index).
 
-    Each epoch is a new order in which every sample stands once. Its steps, over all devices, are
-    of equal size to within one sample, so that no epoch ends in a tiny batch, and each device
-    has a part in every one.
+    Each epoch is a new permutation of all samples. Its steps, over all devices, differ in size by
+    at most one sample, so no epoch ends with a tiny batch, and each device has a share of every
+    step.
 
     Args:
-        samples: size of the data set.
-        batch_size: for each device; the largest batch, but where several devices at batch size 1
-            do not divide the samples, some take 2.
+        samples: size of the dataset.
+        batch_size: maximum batch size per device. With batch size 1 on several devices, some
+            batches have 2 samples if the number of samples is not a multiple of the devices.
         epochs: number of epochs.
-        seed: of the order.
+        seed: seed of the order.
         first_step: step of the whole run to start from.
-        rank, devices: this process and how many share the work.
-        accumulate: batches of each device that make one step.
-        repeat_first: every step has the batches of the very first one, to overfit on.
+        rank, devices: index of this process, and number of processes that share the work.
+        accumulate: batches per device and step (gradient accumulation).
+        repeat_first: repeat the batches of the first step in every step, to test overfitting.
 
     Raises:
-        ConfigError: `batch_size` or `accumulate` below 1 or `epochs` below 0.
-        DataError: fewer samples than the batches of a step.
+        ConfigError: `batch_size` or `accumulate` is below 1, or `epochs` below 0.
+        DataError: a step has more batches than there are samples.
     """
 
     def __init__(
@@ -172,10 +173,10 @@ class EpochSampler(paddle.io.BatchSampler):
         return (self.steps_per_epoch * self.epochs - self.first_step) * self.accumulate
 
     def samples_in(self, step: int) -> int:
-        """Samples of all devices in a step of the whole run."""
+        """Number of samples of all devices in a step of the whole run."""
         each, larger = divmod(self.samples, self.steps_per_epoch)
-        place = 0 if self.repeat_first else step % self.steps_per_epoch
-        return each + (place < larger)
+        index = 0 if self.repeat_first else step % self.steps_per_epoch
+        return each + (index < larger)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:  # type: ignore[override]
         if self.repeat_first:
@@ -188,7 +189,7 @@ class EpochSampler(paddle.io.BatchSampler):
                 yield from self._shares(epoch, step)
 
     def _steps(self, epoch: int) -> list[np.ndarray]:
-        """Indices of the samples of each step, over all devices."""
+        """Sample indices of each step, over all devices."""
         order = np.random.default_rng((self.seed, epoch)).permutation(self.samples)
         return np.array_split(order, self.steps_per_epoch)
 
@@ -202,26 +203,24 @@ class EpochSampler(paddle.io.BatchSampler):
 def training_loader(
     dataset: TrainingSet, sampler: EpochSampler, workers: int
 ) -> Generator[dict[str, paddle.Tensor], None, None]:
-    """Batches loaded in `workers` processes, which end with the iterator; 0 loads in this one.
+    """Batches loaded in `workers` processes, which end with the iterator; 0 uses this process.
 
     Raises:
-        ConfigError: `workers` below 0, or many more than there are cores.
-        WorkerDiedError: a process was killed or crashed.
-        PposeError: what the data set raises, from whichever process.
-        RuntimeError: any other error of a worker, with its trace.
+        ConfigError: `workers` is below 0, or far above the number of cores.
+        WorkerDiedError: a worker was killed or crashed.
+        PposeError: raised by the dataset, in this process or a worker.
+        RuntimeError: any other error of a worker, with its traceback.
     """
     if workers < 0:
         raise ConfigError(f"workers: expected at least 0, found {workers}")
-    # A slip of the keyboard would fill the memory with processes.
-    most = max(_FEWEST_MOST, _WORKERS_PER_CORE * usable_cores())
-    if workers > most:
+    # A typo must not fill the memory with processes.
+    limit = max(_MIN_WORKER_LIMIT, _MAX_WORKERS_PER_CORE * usable_cores())
+    if workers > limit:
         raise ConfigError(
-            f"workers: expected at most {most} with {usable_cores()} cores, found {workers}"
+            f"workers: expected at most {limit} with {usable_cores()} cores, found {workers}"
         )
     if workers and sys.platform != "linux":
-        warnings.warn(
-            "workers: only Linux can share the data; loading in this process", stacklevel=2
-        )
+        warnings.warn("workers: worker processes need Linux; loading in this process", stacklevel=2)
         workers = 0
     return _load_in_workers(dataset, sampler, workers) if workers else _load(dataset, sampler)
 
@@ -245,10 +244,10 @@ def _load_in_workers(
     if first is None:
         return
     pool = Workers(
-        make=lambda keys: [dataset[key] for key in keys],
-        number=workers,
+        load=lambda keys: [dataset[key] for key in keys],
+        workers=workers,
         batch_bytes=_batch_bytes(dataset, first),
-        start=lambda index: _start_worker(dataset.seed, index),
+        init=lambda index: _init_worker(dataset.seed, index),
     )
     with closing(pool):
         for batch in pool.batches(chain([first], keys)):
@@ -256,17 +255,17 @@ def _load_in_workers(
 
 
 def _batch_bytes(dataset: TrainingSet, keys: list[tuple[int, int]]) -> int:
-    """Memory of the largest batch; they differ by one sample."""
+    """Bytes of the largest batch; sizes differ by at most one sample."""
     try:
         sample = dataset[keys[0]]
     except Exception:
-        return 0  # the worker that comes to it tells
+        return 0  # the worker that loads it reports the error
     return sample_bytes(sample) * (len(keys) + 1)
 
 
-def _start_worker(seed: int, index: int) -> None:
-    # Workers are the parallelism; threads inside them would only fight.
+def _init_worker(seed: int, index: int) -> None:
+    # Threads inside the workers would compete for the cores.
     cv2.setNumThreads(0)
-    # Draws are given to transforms; one that takes its own still is not to repeat another's.
+    # Transforms should use the given generator; those that use global ones must differ by worker.
     random.seed(f"{seed} {index}")
     np.random.seed(np.random.SeedSequence((seed, index)).generate_state(4))  # noqa: NPY002

@@ -1,4 +1,4 @@
-"""What is wrong with a data set: counted by kind, with the first few places."""
+"""Problems of a dataset, counted by kind, with a few examples each."""
 
 from __future__ import annotations
 
@@ -6,47 +6,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 T = TypeVar("T")
-Fate = Literal["skipped", "repaired", "kept"]
+Action = Literal["skipped", "repaired", "kept"]
 
 _EXAMPLES = 3
 
 
 class DataError(PposeError, ValueError):
-    """A data set that cannot be used; the message names the file and what to do."""
+    """A dataset that cannot be used; the message names the file and what to do."""
 
 
 @dataclass
 class Problem:
-    """One kind of fault.
+    """One kind of problem.
 
     Attributes:
-        fate: what became of it: left out, put right, or used as it is.
-        count: how often it was found.
-        examples: the first few places.
+        action: whether the affected items were skipped, repaired, or kept unchanged.
+        count: number of occurrences.
+        examples: descriptions of the first few.
     """
 
-    fate: Fate
+    action: Action
     count: int = 0
     examples: list[str] = field(default_factory=list)
 
 
 class Problems:
-    """Faults by kind, in the order in which they were found."""
+    """Problems by kind, in the order in which they were first found."""
 
     def __init__(self) -> None:
         self._kinds: dict[str, Problem] = {}
 
-    def add(self, fate: Fate, kind: str, found: Sequence[T], describe: Callable[[T], str]) -> None:
-        """Counts `found`; `describe` names the place and value of one of them.
+    def add(
+        self, action: Action, kind: str, found: Sequence[T], describe: Callable[[T], str]
+    ) -> None:
+        """Counts the items `found`; `describe` names the location and value of one item.
 
-        Only the few that become examples are described, so that a million faults cost nothing.
+        `describe` is only called for the few items that become examples.
         """
         if len(found) == 0:
             return
-        problem = self._kinds.setdefault(kind, Problem(fate))
+        problem = self._kinds.setdefault(kind, Problem(action))
         problem.count += len(found)
         room = _EXAMPLES - len(problem.examples)
         problem.examples += [describe(one) for one in found[:room]]
@@ -58,17 +60,17 @@ class Problems:
         return kind in self._kinds
 
     def __len__(self) -> int:
-        """Number of kinds that were found."""
+        """Number of kinds."""
         return len(self._kinds)
 
     def counts(self) -> dict[str, int]:
-        """Kind → how often it was found."""
+        """Kind → number of occurrences."""
         return {kind: problem.count for kind, problem in self._kinds.items()}
 
     def __str__(self) -> str:
-        """One line for each kind."""
+        """One line per kind."""
         return "\n".join(
-            f"{problem.fate}: {kind}: {problem.count} ({_listed(problem)})"
+            f"{problem.action}: {kind}: {problem.count} ({_listed(problem)})"
             for kind, problem in self._kinds.items()
         )
 

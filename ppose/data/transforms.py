@@ -1,9 +1,9 @@
-"""From a picture and a box to the network's input.
+"""Transforms and data augmentation.
 
 A transform is called as `transform(sample, rng)` and returns a new sample. The crop sets the
-matrix from image to input, random geometry multiplies it, and one `Warp` moves pixels and
-keypoints together, so that a picture is resampled once. Colours change after the warp, on the
-small input.
+matrix from image to input, random geometry multiplies it, and one `Warp` transforms pixels and
+keypoints together, so an image is resampled only once. Colour transforms come after the warp, on
+the small input.
 """
 
 from __future__ import annotations
@@ -14,22 +14,21 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from ppose import geometry
-from ppose.errors import PposeError
-from ppose.registry import register
-from ppose.skeleton import Skeleton
-from ppose.structures import Sample
+from ppose.config import register
+from ppose.structures import Sample, geometry
+from ppose.structures.skeleton import Skeleton
+from ppose.utils.errors import PposeError
 
 
 class PipelineError(PposeError, ValueError):
-    """Transforms that do not make an input of the network together."""
+    """Transforms that do not form a valid input pipeline."""
 
 
 class Transform:
     """One step of the input pipeline.
 
     Attributes:
-        augments: only makes training samples more varied; without it there still is an input.
+        augments: whether this is data augmentation, which can be omitted at test time.
     """
 
     augments = True
@@ -39,7 +38,7 @@ class Transform:
 
 
 class Geometry(Transform):
-    """A random linear map about the pivot, applied with probability `p`."""
+    """Base class of random linear maps about the pivot, applied with probability `p`."""
 
     def __init__(self, p: float = 1.0):
         self.p = _probability(p)
@@ -50,7 +49,7 @@ class Geometry(Transform):
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
-            raise PipelineError(f"{type(self).__name__} stands before the crop; put it behind")
+            raise PipelineError(f"{type(self).__name__} has to come after the crop")
         if rng.random() >= self.p:
             return sample
         matrix = geometry.about(self.draw(sample, rng), sample.pivot_xy)
@@ -59,16 +58,16 @@ class Geometry(Transform):
 
 @register
 class HalfBody(Transform):
-    """Replaces the box by one around the upper or the lower body.
+    """Replaces the box by a box around the upper or lower body.
 
-    Stands before the crop. As in HRNet's training: the new box has the joints' mean as its
-    middle; people with few labelled joints keep theirs.
+    Comes before the crop. As in HRNet's training, the new box is centred at the mean of the
+    joints, and people with few labelled joints keep their box.
 
     Args:
-        skeleton: says which joints are upper and lower.
+        skeleton: defines which joints are upper and lower.
         p: probability.
-        min_joints: only people with more labelled joints than this.
-        padding: growth of the joints' extent, besides that of the crop.
+        min_joints: only people with more labelled joints than this are changed.
+        padding: scale factor of the joints' extent, in addition to that of the crop.
     """
 
     def __init__(
@@ -77,7 +76,7 @@ class HalfBody(Transform):
         self.halves = (skeleton.upper_index, skeleton.lower_index)
         self.p = _probability(p)
         self.min_joints = min_joints
-        self.padding = positive("padding", padding)
+        self.padding = check_positive("padding", padding)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         person = sample.keypoints[0]
@@ -96,13 +95,14 @@ class HalfBody(Transform):
 
 @register
 class RandomScale(Geometry):
-    """Scales the person.
+    """Random scaling.
 
     Args:
-        spread: largest change.
+        spread: maximum change.
         p: probability.
-        uniform: scales the picture by an even factor 1 ± `spread` (SimplePose's recipe); else
-            the box by a normal one with this deviation, cut at it (HRNet's recipe).
+        uniform: scale the image by a uniform factor in 1 ± `spread` (SimplePose); else scale the
+            box by a normal factor with standard deviation `spread`, clipped to 1 ± `spread`
+            (HRNet).
     """
 
     def __init__(self, spread: float, p: float = 1.0, uniform: bool = False):
@@ -120,18 +120,18 @@ class RandomScale(Geometry):
 
 @register
 class RandomRotate(Geometry):
-    """Rotates about the pivot.
+    """Random rotation about the pivot.
 
     Args:
-        degrees: of the angle, see `uniform`.
+        degrees: range of the angle, see `uniform`.
         p: probability.
-        uniform: draw evenly from ± `degrees` (SimplePose); else from a normal distribution with
-            this deviation, cut at twice that (HRNet's recipe).
+        uniform: draw uniformly from ± `degrees` (SimplePose); else from a normal distribution with
+            standard deviation `degrees`, clipped to ± 2 · `degrees` (HRNet).
     """
 
     def __init__(self, degrees: float, p: float = 0.6, uniform: bool = False):
         super().__init__(p)
-        self.degrees = within("degrees", degrees, 0, 180)
+        self.degrees = check_range("degrees", degrees, 0, 180)
         self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
@@ -141,11 +141,11 @@ class RandomRotate(Geometry):
 
 @register
 class RandomShift(Geometry):
-    """Moves by a uniform part of the input's width and height, up to `fraction` of each."""
+    """Random translation, uniform in ± `fraction` of the input's width and height."""
 
     def __init__(self, fraction: float, p: float = 1.0):
         super().__init__(p)
-        self.fraction = within("fraction", fraction, 0, 1)
+        self.fraction = check_range("fraction", fraction, 0, 1)
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         shift = rng.uniform(-self.fraction, self.fraction, 2) * sample.size_wh
@@ -154,7 +154,7 @@ class RandomShift(Geometry):
 
 @register
 class RandomFlip(Geometry):
-    """Mirrors left and right; joints swap with their mirror joints by name."""
+    """Random horizontal flip; left and right joints swap."""
 
     def __init__(self, skeleton: Skeleton, p: float = 0.5):
         super().__init__(p)
@@ -172,23 +172,23 @@ class RandomFlip(Geometry):
 
 @register
 class Warp(Transform):
-    """Resamples the picture (bilinear) and moves the keypoints by the matrix.
+    """Applies the matrix to the image (bilinear), the keypoints, and the segmentations.
 
-    Outlines become masks. Unknown are people whose joints nobody labelled, and crowds where
-    they show no single person (SimplePose).
+    Segmentations become masks. `known_mask` is 0 on people without labelled joints, and on crowds
+    except where they overlap a single person (SimplePose).
 
     Args:
-        border: grey level in 0..255 outside the picture; that of the crop at test time.
+        border: grey level in 0..255 outside the image; use the value of the crop at test time.
     """
 
     augments = False
 
     def __init__(self, border: int = 0):
-        self.border = int(within("border", border, 0, 255))
+        self.border = int(check_range("border", border, 0, 255))
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
-            raise PipelineError("Warp stands before the crop; put it behind")
+            raise PipelineError("Warp has to come after the crop")
         keypoints = sample.keypoints.copy()
         keypoints[..., :2] = geometry.transform_points(sample.matrix, keypoints[..., :2])
         people, known = _masks(sample)
@@ -202,28 +202,28 @@ class Warp(Transform):
 
 
 def _masks(sample: Sample) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """(H, W) uint8 masks of all people, and of where all joints are known."""
-    if not sample.outlines:
+    """(H, W) uint8 masks of all people, and of the area where all joints are labelled."""
+    if not sample.segmentations:
         return None, None
     width, height = sample.size_wh
     people, known = np.zeros((height, width), np.uint8), np.full((height, width), 255, np.uint8)
-    for outline in sample.outlines:
-        outline.draw(people, sample.matrix, 255)
-    single = [outline for outline in sample.outlines if not outline.crowd]
-    if len(single) < len(sample.outlines):
+    for segmentation in sample.segmentations:
+        segmentation.draw(people, sample.matrix, 255)
+    single = [segmentation for segmentation in sample.segmentations if not segmentation.crowd]
+    if len(single) < len(sample.segmentations):
         known -= people
-        for outline in single:
-            outline.draw(known, sample.matrix, 255)
-    for outline in single:
-        if not outline.labelled:
-            outline.draw(known, sample.matrix, 0)
+        for segmentation in single:
+            segmentation.draw(known, sample.matrix, 255)
+    for segmentation in single:
+        if not segmentation.labelled:
+            segmentation.draw(known, sample.matrix, 0)
     return people, known
 
 
 def warp(
     image: np.ndarray, matrix: np.ndarray, size_wh: tuple[int, int], border: int = 0
 ) -> np.ndarray:
-    """(H, W, 3) picture through a (3, 3) matrix into size_wh; bilinear, grey `border` outside."""
+    """Warps an (H, W, 3) image by a (3, 3) matrix; bilinear, with grey level `border` outside."""
     return cv2.warpAffine(
         image, matrix[:2], tuple(size_wh), flags=cv2.INTER_LINEAR, borderValue=(border,) * 3
     )
@@ -234,8 +234,8 @@ class ColorJitter(Transform):
     """Random brightness, contrast, saturation and hue, as one affine map of RGB.
 
     Args:
-        brightness, contrast, saturation: factors are drawn from 1 ± this, which is in 0..1.
-        hue: degrees of turn about the grey axis, drawn from 0 ± this, up to 180.
+        brightness, contrast, saturation: in 0..1; factors are uniform in 1 ± this value.
+        hue: in 0..180; degrees of rotation about the grey axis, uniform in ± this value.
         p: probability.
     """
 
@@ -251,27 +251,27 @@ class ColorJitter(Transform):
     ):
         self.spread = np.array(
             [
-                within("brightness", brightness, 0, 1),
-                within("contrast", contrast, 0, 1),
-                within("saturation", saturation, 0, 1),
+                check_range("brightness", brightness, 0, 1),
+                check_range("contrast", contrast, 0, 1),
+                check_range("saturation", saturation, 0, 1),
             ]
         )
-        self.hue = within("hue", hue, 0, 180)
+        self.hue = check_range("hue", hue, 0, 180)
         self.p = _probability(p)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
             return sample
         brightness, contrast, saturation = 1 + self.spread * rng.uniform(-1, 1, 3)
-        turn = self._hue_turn(rng.uniform(-self.hue, self.hue))
+        rotation = self._hue_rotation(rng.uniform(-self.hue, self.hue))
         grey = np.outer(np.ones(3), self._LUMA)
-        linear = brightness * (saturation * turn + (1 - saturation) * grey)
+        linear = brightness * (saturation * rotation + (1 - saturation) * grey)
         middle = self._LUMA @ np.array(cv2.mean(sample.image)[:3]) * brightness
         colours = np.column_stack([contrast * linear, np.full(3, (1 - contrast) * middle)])
         return replace(sample, image=cv2.transform(sample.image, colours))
 
     @staticmethod
-    def _hue_turn(degrees: float) -> np.ndarray:
+    def _hue_rotation(degrees: float) -> np.ndarray:
         """Rotation of RGB about the grey axis (Rodrigues' formula)."""
         axis = np.full(3, np.sqrt(1 / 3)) * np.deg2rad(degrees)
         return cv2.Rodrigues(axis)[0]
@@ -279,15 +279,15 @@ class ColorJitter(Transform):
 
 @register
 class InformationDropping(Transform):
-    """Blanks discs near labelled joints, so that the network learns to infer hidden ones.
+    """Blacks out discs near labelled joints, so that the network learns to infer hidden joints.
 
     Source: AID (Huang et al., 2020); the defaults are those of PP-TinyPose.
 
     Args:
         p: probability.
         patches: number of discs.
-        radius: smallest and largest radius as part of the input's width.
-        offset: largest distance from the joint, as part of the input's size.
+        radius: minimum and maximum radius relative to the input's width.
+        offset: maximum distance from the joint in x and y, relative to the input's size.
     """
 
     def __init__(
@@ -300,11 +300,11 @@ class InformationDropping(Transform):
         if patches < 1:
             raise ValueError(f"patches has to be at least 1, found {patches}")
         if not 0 < radius[0] <= radius[1] <= 1:
-            raise ValueError(f"radius is smallest, largest in 0..1, found {radius}")
+            raise ValueError(f"radius has to be (min, max) in 0..1, found {radius}")
         self.p = _probability(p)
         self.patches = patches
         self.radius = radius
-        self.offset = within("offset", offset, 0, 1)
+        self.offset = check_range("offset", offset, 0, 1)
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         joints = sample.keypoints[sample.keypoints[..., 2] > 0][:, :2]
@@ -319,41 +319,6 @@ class InformationDropping(Transform):
         return replace(sample, image=image)
 
 
-@register
-class Normalize:
-    """uint8 RGB pictures → the network's float input.
-
-    Stands outside the pipeline of single samples: batches travel as bytes and are normalised on
-    the device.
-
-    Args:
-        mean, std: of R, G and B, in 0..1; the defaults are ImageNet's.
-    """
-
-    def __init__(
-        self,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
-    ):
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-                raise ValueError(f"{name} has three values in 0..1, of R, G and B; found {values}")
-        if min(std) == 0:
-            raise ValueError(f"std has to be above 0, found {std}")
-        self.mean = np.array(mean, np.float32) * 255
-        self.std = np.array(std, np.float32) * 255
-
-    def __call__(self, images):
-        """(N, H, W, 3) uint8 array or Paddle tensor → (N, 3, H, W) float32 Paddle tensor."""
-        import paddle
-
-        scale, offset = 1 / self.std, -self.mean / self.std
-        pixels = images if isinstance(images, paddle.Tensor) else paddle.to_tensor(images)
-        pixels = pixels.astype("float32")
-        normal = pixels * paddle.to_tensor(scale) + paddle.to_tensor(offset)
-        return normal.transpose([0, 3, 1, 2])
-
-
 def augmented(sample: Sample, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
     """The sample after all transforms, in order."""
     for transform in transforms:
@@ -363,19 +328,19 @@ def augmented(sample: Sample, transforms: Sequence[Transform], rng: np.random.Ge
 
 def _probability(p: float) -> float:
     if not 0 <= p <= 1:
-        raise ValueError(f"p is a probability in 0..1, found {p}")
+        raise ValueError(f"p has to be a probability in 0..1, found {p}")
     return p
 
 
-def within(name: str, value: float, low: float, high: float) -> float:
-    """`value`; ValueError if it is not in low..high."""
+def check_range(name: str, value: float, low: float, high: float) -> float:
+    """Returns `value`; raises ValueError if it is not in low..high."""
     if not low <= value <= high:
         raise ValueError(f"{name} has to be in {low}..{high}, found {value}")
     return value
 
 
-def positive(name: str, value: float) -> float:
-    """`value`; ValueError if it is not above 0 and finite."""
+def check_positive(name: str, value: float) -> float:
+    """Returns `value`; raises ValueError if it is not positive and finite."""
     if not 0 < value < np.inf:
         raise ValueError(f"{name} has to be above 0, found {value}")
     return value

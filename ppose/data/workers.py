@@ -1,8 +1,8 @@
-"""Batches made in other processes, in order, in memory that is used again and again.
+"""Worker pool that loads batches in forked processes, in order, into reused shared memory.
 
-Paddle's loader has a segment of /dev/shm for each array, which in a container often has 64 MB;
-dies with a message of its queue when a worker is killed; and lets SIGTERM end the workers before
-the trainer has saved.
+It is written by hand because `paddle.io.DataLoader` needs a segment of /dev/shm per array, which
+often has only 64 MB in a container, and reports a killed worker as an error of its queue. It also
+lets SIGTERM end the workers before the trainer has saved.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ from typing import Any
 
 import numpy as np
 
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
-PREFETCH = 2  # batches that each worker makes ahead
+PREFETCH = 2  # batches that each worker loads ahead
 
-_ALIGNMENT = 64  # bytes; a cache line, and enough for any vector instruction
+_ALIGNMENT = 64  # bytes: a cache line, enough for any SIMD instruction
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 Batch = dict[str, np.ndarray]
 
 
 class WorkerDiedError(PposeError, RuntimeError):
-    """A process that loads data ended before its work."""
+    """A data loading process died."""
 
 
 @dataclass(frozen=True)
-class _Place:
-    """An array in a block of shared memory."""
+class _SharedArray:
+    """Location of an array in a block of shared memory."""
 
     dtype: str
     shape: tuple[int, ...]
     offset: int
 
-    def of(self, block: mmap.mmap) -> np.ndarray:
+    def view(self, block: mmap.mmap) -> np.ndarray:
         size = int(np.prod(self.shape))
         return np.frombuffer(block, self.dtype, size, self.offset).reshape(self.shape)
 
 
 @dataclass
 class _Worker:
-    """One process, as its parent sees it.
+    """Handle of one worker process in the parent.
 
     Attributes:
-        blocks: memory that both share; batch i is in block i modulo their number.
-        received: number of batches.
+        blocks: memory shared with the worker; batch i is in block i modulo their number.
+        received: number of batches received.
     """
 
     process: ForkProcess
@@ -65,88 +65,89 @@ class _Worker:
     blocks: list[mmap.mmap]
     received: int = 0
 
-    def open(self, batch: Batch | dict[str, _Place]) -> Batch:
+    def open(self, batch: Batch | dict[str, _SharedArray]) -> Batch:
+        """The arrays of a received batch."""
         block = self.blocks[self.received % len(self.blocks)]
         self.received += 1
-        return {k: v.of(block) if isinstance(v, _Place) else v for k, v in batch.items()}
+        return {k: v.view(block) if isinstance(v, _SharedArray) else v for k, v in batch.items()}
 
 
 class Workers:
-    """Processes that make batches, forked from this one.
+    """Pool of worker processes that load batches, forked from this process.
 
-    They share its memory until one of both writes, ignore Ctrl-C and SIGTERM, which reach the
-    whole process group, and end with this object or when this process does, however it does.
+    They share its memory copy-on-write. They ignore SIGINT and SIGTERM, which are sent to the
+    whole process group, and end with this object or when this process ends in any way.
 
     Args:
-        make: task → samples of a batch, each with the same arrays or numbers.
-        number: of processes.
-        batch_bytes: memory for a batch; a larger one takes a slower way.
-        start: called once in each process with its index.
+        load: task → samples of a batch, each with the same arrays or numbers.
+        workers: number of processes.
+        batch_bytes: shared memory for a batch; larger batches are pickled, which is slower.
+        init: called once in each process with its index.
     """
 
     def __init__(
         self,
-        make: Callable[[Any], list[dict[str, Any]]],
-        number: int,
+        load: Callable[[Any], list[dict[str, Any]]],
+        workers: int,
         batch_bytes: int,
-        start: Callable[[int], None],
+        init: Callable[[int], None],
     ):
         self._workers: list[_Worker] = []
-        # Before multiprocessing itself, at exit, waits for processes that would not end.
-        self.close = Finalize(self, _end, args=(self._workers,), exitpriority=100)
-        for index in range(number):
-            self._fork(index, make, batch_bytes, start)
+        # Runs at exit before multiprocessing joins the workers, which would wait forever.
+        self.close = Finalize(self, _terminate, args=(self._workers,), exitpriority=100)
+        for index in range(workers):
+            self._fork(index, load, batch_bytes, init)
 
     def batches(self, tasks: Iterable[Any]) -> Generator[Batch, None, None]:
-        """The batch of each task, in order. Arrays are overwritten when the next one is asked for.
+        """The batch of each task, in order. Its arrays are valid until the next batch is requested.
 
         Raises:
-            WorkerDiedError: a process was killed or crashed.
-            PposeError: what `make` raises.
-            RuntimeError: any other error of `make`, with its trace.
+            WorkerDiedError: a worker was killed or crashed.
+            PposeError: raised by `load`.
+            RuntimeError: any other error of `load`, with its traceback.
         """
         tasks = iter(tasks)
-        due: deque[_Worker] = deque()
+        pending: deque[_Worker] = deque()
 
-        def hand_out(worker: _Worker) -> None:
+        def send_next(worker: _Worker) -> None:
             for task in tasks:
                 self._send(worker, task)
-                due.append(worker)
+                pending.append(worker)
                 return
 
         for workers in repeat(self._workers, PREFETCH):
             for worker in workers:
-                hand_out(worker)
-        while due:
-            worker = due.popleft()
+                send_next(worker)
+        while pending:
+            worker = pending.popleft()
             yield self._receive(worker)
-            hand_out(worker)
+            send_next(worker)
 
     def _fork(
         self,
         index: int,
-        make: Callable[[Any], list[dict[str, Any]]],
+        load: Callable[[Any], list[dict[str, Any]]],
         batch_bytes: int,
-        start: Callable[[int], None],
+        init: Callable[[int], None],
     ) -> None:
-        here, there = multiprocessing.Pipe()
-        # Anonymous memory has no name that could be left behind and no limit of a file system.
+        parent_end, worker_end = multiprocessing.Pipe()
+        # Anonymous memory leaves no files and is not limited by the size of /dev/shm.
         blocks = [mmap.mmap(-1, max(batch_bytes, 1)) for _ in range(PREFETCH)]
-        inherited = [here, *(worker.connection for worker in self._workers)]
+        inherited = [parent_end, *(worker.connection for worker in self._workers)]
         process = multiprocessing.get_context("fork").Process(
-            target=_work,
-            args=(index, make, start, there, blocks, inherited),
+            target=_worker_main,
+            args=(index, load, init, worker_end, blocks, inherited),
             name=f"loader-{index}",
             daemon=True,
         )
-        # Until it ignores signals itself, this process keeps them from it.
+        # Blocked signals are inherited; the worker unblocks them once it ignores them.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
             process.start()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
-        there.close()
-        self._workers.append(_Worker(process, here, blocks))
+        worker_end.close()
+        self._workers.append(_Worker(process, parent_end, blocks))
 
     def _send(self, worker: _Worker, task: Any) -> None:
         try:
@@ -160,37 +161,37 @@ class Workers:
             if other.process.sentinel in ready:
                 raise self._died(other)
         try:
-            answer = worker.connection.recv()
+            batch = worker.connection.recv()
         except (EOFError, OSError):
             raise self._died(worker) from None
-        if isinstance(answer, Exception):
-            raise answer
-        return worker.open(answer)
+        if isinstance(batch, Exception):
+            raise batch
+        return worker.open(batch)
 
     def _died(self, worker: _Worker) -> WorkerDiedError:
         worker.process.join()
         code = worker.process.exitcode or 0
         number = len(self._workers)
         if code == -signal.SIGKILL:
-            how = "was killed (SIGKILL), as the system does when memory runs out"
+            how = "was killed (SIGKILL), probably because memory ran out"
         elif code < 0:
             how = f"crashed ({signal.Signals(-code).name})"
         else:
-            how = f"ended with exit code {code}, what it printed says why"
+            how = f"ended with exit code {code}, see its output"
         return WorkerDiedError(
             f"loading process {self._workers.index(worker) + 1} of {number} {how}; give the job "
             f"more memory, or lower workers (now {number}) or batch_size; workers=0 loads in the "
-            "training process and shows where it fails"
+            "training process, which helps to find the error"
         )
 
 
 def sample_bytes(sample: dict[str, Any]) -> int:
-    """Memory of one sample's arrays in a batch, at most."""
+    """Upper bound of the bytes that one sample takes in a batch."""
     return sum(np.asarray(value).nbytes + _ALIGNMENT for value in sample.values())
 
 
-def _end(workers: list[_Worker]) -> None:
-    """What a worker holds is its own, so that none has to be waited for."""
+def _terminate(workers: list[_Worker]) -> None:
+    """Kills all workers; they hold no resources that need a clean shutdown."""
     for worker in workers:
         worker.connection.close()
         worker.process.kill()
@@ -199,44 +200,44 @@ def _end(workers: list[_Worker]) -> None:
     workers.clear()
 
 
-def _work(
+def _worker_main(
     index: int,
-    make: Callable[[Any], list[dict[str, Any]]],
-    start: Callable[[int], None],
+    load: Callable[[Any], list[dict[str, Any]]],
+    init: Callable[[int], None],
     connection: Connection,
     blocks: list[mmap.mmap],
     inherited: list[Connection],
 ) -> None:
-    """Answers each task with its batch, until the other end is closed."""
+    """Receives tasks and sends their batches, until the parent closes the connection."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-    # A copy of the other end, here or in a later worker, would keep it open when the parent dies.
+    # An inherited copy of the parent's end would keep the connection open when the parent dies.
     for other in inherited:
         other.close()
-    # A collection writes to every object that it sees, which would copy the memory that is shared.
+    # Garbage collection writes to every object it visits, which would copy shared memory.
     gc.freeze()
-    start(index)
+    init(index)
     for i in count():
         try:
             task = connection.recv()
-            connection.send(_answer(make, task, blocks[i % len(blocks)]))
+            connection.send(_load_batch(load, task, blocks[i % len(blocks)]))
         except (EOFError, ConnectionError):
             return
 
 
-def _answer(
-    make: Callable[[Any], list[dict[str, Any]]], task: Any, block: mmap.mmap
-) -> Batch | dict[str, _Place] | Exception:
+def _load_batch(
+    load: Callable[[Any], list[dict[str, Any]]], task: Any, block: mmap.mmap
+) -> Batch | dict[str, _SharedArray] | Exception:
     try:
-        return _stacked(make(task), block)
+        return _collate(load(task), block)
     except PposeError as error:
-        return error if _can_travel(error) else PposeError(str(error))
+        return error if _is_picklable(error) else PposeError(str(error))
     except Exception:
         return RuntimeError(f"(epoch, sample) of {task}: {traceback.format_exc()}")
 
 
-def _can_travel(error: Exception) -> bool:
+def _is_picklable(error: Exception) -> bool:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -244,16 +245,16 @@ def _can_travel(error: Exception) -> bool:
     return True
 
 
-def _stacked(samples: list[dict[str, Any]], block: mmap.mmap) -> Batch | dict[str, _Place]:
-    """The samples as one batch: its places in the block, or itself if it does not fit."""
-    places: dict[str, _Place] = {}
+def _collate(samples: list[dict[str, Any]], block: mmap.mmap) -> Batch | dict[str, _SharedArray]:
+    """Stacks samples into a batch: locations in the block, or the arrays if they do not fit."""
+    arrays: dict[str, _SharedArray] = {}
     offset = 0
     for name, value in samples[0].items():
         one = np.asarray(value)
-        places[name] = _Place(one.dtype.str, (len(samples), *one.shape), offset)
+        arrays[name] = _SharedArray(one.dtype.str, (len(samples), *one.shape), offset)
         offset += -(-one.nbytes * len(samples) // _ALIGNMENT) * _ALIGNMENT
     if offset > len(block):
-        return {name: np.stack([sample[name] for sample in samples]) for name in places}
-    for name, place in places.items():
-        np.stack([sample[name] for sample in samples], out=place.of(block))
-    return places
+        return {name: np.stack([sample[name] for sample in samples]) for name in arrays}
+    for name, array in arrays.items():
+        np.stack([sample[name] for sample in samples], out=array.view(block))
+    return arrays

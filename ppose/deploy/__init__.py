@@ -1,1 +1,1 @@
-"""Runs exported bundles; needs NumPy, OpenCV, PyYAML and one backend, nothing that trains."""
+"""Inference with exported networks; requires NumPy, OpenCV, PyYAML and one backend only."""

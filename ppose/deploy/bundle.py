@@ -1,44 +1,43 @@
-"""What an exported network is and how it is used: `pose.yml` beside its files."""
+"""`Bundle`: an exported network with its description, `pose.yml`."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from ppose.codecs.codec import Codec
-from ppose.config import read_yaml
+from ppose.config import ConfigError, build, check, current_names, read_yaml
 from ppose.data.crops import Crop
-from ppose.errors import PposeError
-from ppose.postprocess import Postprocess
-from ppose.registry import ConfigError, build, check
+from ppose.inference.postprocess import Postprocess
+from ppose.utils.errors import PposeError
+from ppose.utils.files import file_hash
 
 DESCRIPTION = "pose.yml"
 FORM = "ppose bundle 1"
 PROGRAM, WEIGHTS, ONNX = "model.pdmodel", "model.pdiparams", "model.onnx"
-# Names of what goes into a network and comes out.
+# Names of the network's inputs and output.
 IMAGES, INSIDE, MAPS = "images", "inside", "maps"
 
 
 class BundleError(PposeError):
-    """A folder is no usable bundle; the message says why."""
+    """A folder is not a valid bundle; the message says why."""
 
 
 @dataclass(frozen=True)
-class Network:
+class BundleNetwork:
     """The network of a bundle.
 
     Args:
         name: of its class.
-        gives: "maps", or "peaks" that were found in them.
-        stride: input pixels for each cell of the maps.
-        size_multiple: what the sides of an input have to be multiples of.
+        gives: output of the network: "maps", or "peaks" of the maps.
+        stride: input pixels per map cell.
+        size_multiple: width and height of an input must be multiples of it.
         channels: number of maps.
-        input: (N, H, W, 3) of the images, uint8 RGB; -1 where open.
-        int8: convolutions that compute in int8.
-        files: backend → files; Paddle's are the program and its weights.
-        sha256: file → its SHA-256.
+        input: shape (N, H, W, 3) of the images, uint8 RGB; -1 for dynamic sizes.
+        int8: number of int8 convolutions.
+        files: format → files; for Paddle the program and its weights.
+        sha256: file → SHA-256.
     """
 
     name: str
@@ -54,15 +53,15 @@ class Network:
 
 @dataclass(frozen=True)
 class _Description:
-    """The keys of `pose.yml` beside `training`, whose config may name what deployment has not.
+    """The keys of `pose.yml`, except `training`, which may name classes not needed in deployment.
 
-    `normalize`, `skeleton` and from `weights` on they inform only: the codec has its skeleton, and
-    pixels are normalised in the network.
+    `normalize`, `skeleton`, `weights`, `versions` and `measured` are informative only: the codec
+    has its own skeleton, and the network normalises pixels itself.
     """
 
     form: str
     name: str
-    network: Network
+    network: BundleNetwork
     skeleton: dict
     codec: Codec
     crop: Crop
@@ -75,29 +74,29 @@ class _Description:
 
 
 class Bundle:
-    """An exported network with all that turns pictures into its input and its output into poses.
+    """An exported network with its pre- and postprocessing.
 
     Args:
-        folder: that has a `pose.yml`.
+        folder: contains a `pose.yml`.
 
     Attributes:
         folder: see above.
-        name: of the config that was exported.
-        network: what the files are.
-        codec, crop, postprocess, flip_test: as of `ppose.estimator.PoseEstimator`.
-        about: all of `pose.yml`.
+        name: of the exported config.
+        network: describes the model files.
+        codec, crop, postprocess, flip_test: see `ppose.inference.estimator.PoseEstimator`.
+        about: content of `pose.yml`.
 
     Raises:
-        BundleError: no bundle, or one that is damaged, incomplete or of another form.
+        BundleError: not a bundle, or damaged, incomplete or in another format version.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.about = _described(self.folder)
+        self.about = _read_description(self.folder)
         path = self.folder / DESCRIPTION
         try:
             check({k: v for k, v in self.about.items() if k != "training"}, _Description)
-            self.network: Network = build(self.about["network"], Network, "network")
+            self.network: BundleNetwork = build(self.about["network"], BundleNetwork, "network")
             self.codec: Codec = build(self.about["codec"], Codec, "codec")
             self.crop: Crop = build(self.about["crop"], Crop, "crop")
             self.postprocess: Postprocess = build(
@@ -107,35 +106,33 @@ class Bundle:
             raise BundleError(f"{path}: {error}; export the network again") from None
         self.name: str = self.about["name"]
         self.flip_test: bool = self.about["flip_test"]
-        self._check_fit(path)
+        self._check_compatibility(path)
         self._check_files()
 
-    def _check_fit(self, path: Path) -> None:
-        """As `Experiment.check_fit`: parts that do not fit would give wrong joints."""
+    def _check_compatibility(self, path: Path) -> None:
+        """Like `Experiment.check_fit`: incompatible parts would give wrong results."""
         network, codec, crop = self.network, self.codec, self.crop
         for name in ("stride", "size_multiple", "channels"):
             if getattr(network, name) < 1:
                 raise BundleError(f"{path}: network.{name}: expected 1 or more")
-        _agree(path, "channels", network.channels, codec.channels)
-        _agree(path, "stride", network.stride, codec.stride)
+        _check_equal(path, "channels", network.channels, codec.channels)
+        _check_equal(path, "stride", network.stride, codec.stride)
         if crop.uses_boxes != codec.uses_boxes:
-            raise BundleError(
-                f"{path}: crop and codec: one takes boxes of people, the other whole pictures"
-            )
+            raise BundleError(f"{path}: crop and codec: one is top-down, the other bottom-up")
         if codec.uses_boxes:
-            _agree(path, "input", network.input[2:0:-1], codec.size_wh)
-            _agree(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
+            _check_equal(path, "input", network.input[2:0:-1], codec.size_wh)
+            _check_equal(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
         if network.gives == "peaks" and (self.flip_test or crop.views_each > 1):
-            raise BundleError(f"{path}: flip_test and several scales average maps, not peaks")
+            raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
 
     @property
     def files(self) -> list[Path]:
-        """The network in all its formats."""
+        """The model files of all formats."""
         return [self.folder / name for names in self.network.files.values() for name in names]
 
     @property
     def size(self) -> dict[str, int]:
-        """Bytes of the files of each format."""
+        """Format → total size of its files in bytes."""
         return {
             form: sum((self.folder / name).stat().st_size for name in names)
             for form, names in self.network.files.items()
@@ -144,41 +141,43 @@ class Bundle:
     def _check_files(self) -> None:
         names = [name for files in self.network.files.values() for name in files]
         if not names:
-            raise BundleError(f"{self.folder / DESCRIPTION}: network.files: it names no file")
+            raise BundleError(
+                f"{self.folder / DESCRIPTION}: network.files: expected at least one file"
+            )
         for name in names:
             path = self.folder / name
             if Path(name).name != name:
                 raise BundleError(
-                    f"{self.folder / DESCRIPTION}: network.files: {name!r} is no file of the bundle"
+                    f"{self.folder / DESCRIPTION}: network.files: {name!r} is not in the bundle"
                 )
             if not path.is_file():
                 raise BundleError(f"{path}: missing; export the network again")
             if file_hash(path) != self.network.sha256.get(name):
                 raise BundleError(
-                    f"{path}: damaged, or of another export than {DESCRIPTION}; export it again"
+                    f"{path}: damaged, or from another export than {DESCRIPTION}; export it again"
                 )
 
 
-def _agree(path: Path, what: str, of_network: Any, of_others: Any) -> None:
+def _check_equal(path: Path, what: str, of_network: Any, of_others: Any) -> None:
     if of_network != of_others:
         raise BundleError(
-            f"{path}: {what}: the network has {of_network}, but codec or crop {of_others}; export "
-            "it again"
+            f"{path}: {what}: {of_network} in the network, but {of_others} in codec or crop; "
+            "export it again"
         )
 
 
-def _described(folder: Path) -> dict[str, Any]:
+def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; tools/export.py makes one")
+        raise BundleError(f"{folder}: no such folder; create a bundle with tools/export.py")
     if not path.is_file():
-        held = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "nothing"
+        content = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "no files"
         raise BundleError(
-            f"{folder}: no bundle, as it has no {DESCRIPTION}; it holds {held}. tools/export.py "
-            "makes one"
+            f"{folder}: not a bundle: it has no {DESCRIPTION}, but {content}; create a bundle with "
+            "tools/export.py"
         )
     try:
-        about = read_yaml(path)
+        about = current_names(read_yaml(path))
     except ConfigError as error:
         raise BundleError(f"{error}; export the network again") from None
     if about.get("form") != FORM:
@@ -187,12 +186,3 @@ def _described(folder: Path) -> dict[str, Any]:
             "with this version of ppose"
         )
     return about
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

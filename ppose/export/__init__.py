@@ -1,1 +1,1 @@
-"""From a trained network to a bundle that runs without the code that trained it."""
+"""Export of trained networks to bundles, which run without the training code."""

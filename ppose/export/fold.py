@@ -1,4 +1,4 @@
-"""Batch norms become part of the convolutions before them."""
+"""Batch norm folding: merges batch norms into the convolutions before them."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from ppose.export.pdmodel import CONVOLUTIONS, Program, trace
 
 
 def fold_norms(network: nn.Layer, size_wh: tuple[int, int] | None) -> int:
-    """Takes batch norms into the convolutions before them, in place.
+    """Folds batch norms into the convolutions before them, in place.
 
-    Only where a convolution's output goes into the norm and nowhere else. A quantized convolution
-    with a scale for each output channel keeps its integers; one with a single scale keeps its norm.
+    A norm is folded only if it alone reads the convolution's output. A quantized convolution with
+    per-channel scales keeps its integer weights; one with a single scale keeps its norm.
 
     Args:
-        network: in eval mode; its parameters take no gradient any more.
-        size_wh: of an input; None for any.
+        network: in eval mode; gradients of its parameters are switched off.
+        size_wh: size of the input images; None if it is dynamic.
 
     Returns:
-        norms folded; `nn.Identity` takes the place of each.
+        the number of folded norms; each is replaced by `nn.Identity`.
 
     Raises:
         TraceError: an operator of the network cannot be traced.
@@ -36,42 +36,42 @@ def fold_norms(network: nn.Layer, size_wh: tuple[int, int] | None) -> int:
         _fold(layers[conv], layers[norm])
         parent, _, name = norm.rpartition(".")
         setattr(layers[parent], name, nn.Identity())
-    # The kernels for training know no bias of a depthwise convolution.
+    # The Numba kernels for training do not support a bias in depthwise convolutions.
     for parameter in network.parameters():
         parameter.stop_gradient = True
     return len(pairs)
 
 
 def _foldable(layers: dict[str, nn.Layer], program: Program) -> list[tuple[str, str]]:
-    """Names of convolutions and of the norms behind them."""
-    makers, readers = program.makers(), program.readers()
+    """Pairs of layer names: a convolution and the norm after it."""
+    producers, consumers = program.producers(), program.consumers()
     owners = {w.name: n for n, x in layers.items() if (w := getattr(x, "weight", None)) is not None}
 
-    def alone(value: str) -> bool:
-        return len(readers[value]) == 1
+    def read_once(value: str) -> bool:
+        return len(consumers[value]) == 1
 
     pairs = []
     for op in program.operators:
-        if op.kind != "batch_norm":
+        if op.type != "batch_norm":
             continue
         (source,), (scale,) = op.inputs["X"], op.inputs["Scale"]
-        made, values = makers.get(source), [source, scale]
-        if made and made.kind == "elementwise_add" and made.inputs["Y"][0] in program.tensors:
+        made, values = producers.get(source), [source, scale]
+        if made and made.type == "elementwise_add" and made.inputs["Y"][0] in program.tensors:
             (source,), (bias,) = made.inputs["X"], made.inputs["Y"]
-            made, values = makers.get(source), [*values, source, bias]
-        if made is None or made.kind not in CONVOLUTIONS:
+            made, values = producers.get(source), [*values, source, bias]
+        if made is None or made.type not in CONVOLUTIONS:
             continue
         (weight,) = made.inputs["Filter"]
-        if weight in makers:
-            (weight,) = makers[weight].inputs["X"]
+        if weight in producers:
+            (weight,) = producers[weight].inputs["X"]
         owner = owners.get(weight)
-        if owner and all(map(alone, [*values, weight])) and _scales_freely(layers[owner]):
+        if owner and all(map(read_once, [*values, weight])) and _can_scale_channels(layers[owner]):
             pairs.append((owner, owners[scale]))
     return pairs
 
 
-def _scales_freely(conv: nn.Layer) -> bool:
-    """Whether each output channel may get a factor of its own."""
+def _can_scale_channels(conv: nn.Layer) -> bool:
+    """Whether each output channel can be scaled independently."""
     if isinstance(conv, QuantizedConv2D):
         by_channel = isinstance(conv._fake_quant_weight, FakeQuantChannelWiseAbsMax)
         return by_channel and conv._weight_preprocess is None

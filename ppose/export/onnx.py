@@ -1,4 +1,10 @@
-"""Programs as ONNX, for ONNX Runtime, OpenVINO and others."""
+"""ONNX export, for ONNX Runtime, OpenVINO and other backends.
+
+The model is written here instead of by paddle2onnx, which does not convert the `.json` format of
+Paddle 3.3.1, aborts the process on Lite-HRNet with dynamic height and width, and takes 38-90 s for
+HRNet-w32. The int8 form also needs QuantizeLinear and DequantizeLinear exactly where `to_int8` puts
+the corresponding operators.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +16,18 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ppose.export.int8graph import LEVELS
+from ppose.export.int8_program import INT8_MAX
 from ppose.export.pdmodel import CONVOLUTIONS, Operator, Program, Shape, TraceError, proto
-from ppose.files import whole_file
+from ppose.utils.files import atomic_write
 
 OPSET = 17
-# The oldest form of file that may hold these operators.
+# The oldest IR version that allows this opset.
 _IR_VERSION = 8
 _END = np.iinfo(np.int64).max
 
-# Operators that differ in their names only.
-_PLAIN = {"relu": "Relu", "sigmoid": "Sigmoid", "where": "Where"}
-_PAIRS = {
+# Operators that differ only in their names.
+_RENAMED = {"relu": "Relu", "sigmoid": "Sigmoid", "where": "Where"}
+_BINARY = {
     **{"elementwise_add": "Add", "elementwise_sub": "Sub", "elementwise_mul": "Mul"},
     **{"elementwise_div": "Div", "equal": "Equal", "less_than": "Less"},
     **{"less_equal": "LessOrEqual", "greater_than": "Greater"},
@@ -38,61 +44,63 @@ _TYPES = {
 
 
 def write_onnx(program: Program, path: str | Path) -> None:
-    """Writes a program, float or from `to_int8`, as an ONNX file.
+    """Writes a program, float or converted by `to_int8`, to an ONNX file.
 
     Args:
-        program: stays as it is.
-        path: of the file; one there is replaced as a whole.
+        program: not modified.
+        path: output file; an existing file is replaced atomically.
 
     Raises:
-        TraceError: an operator that has no ONNX form here.
+        TraceError: an operator cannot be converted to ONNX.
         OSError: the file cannot be written.
     """
     model = to_onnx(program)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write_bytes(model.SerializeToString(deterministic=True))
 
 
 def to_onnx(program: Program) -> onnx.ModelProto:
-    """A program as an ONNX model; see `write_onnx`.
+    """Converts a program to an ONNX model; see `write_onnx`.
 
-    int8 is QuantizeLinear and DequantizeLinear with a scale for each output channel.
+    int8 programs use QuantizeLinear and DequantizeLinear, with per-channel scales for weights.
     """
-    return _Writer(program).model()
+    return _OnnxBuilder(program).model()
 
 
-class _Writer:
-    """A program on its way to ONNX.
+class _OnnxBuilder:
+    """Builds an ONNX model from a program.
 
     Attributes:
-        nodes: written so far.
-        tensors: weights and other constants that they read.
-        written: by `id`, operators that are parts of nodes already.
+        nodes: the nodes so far.
+        tensors: their initializers, name → array.
+        fused: `id` of each operator that is already part of another operator's node.
     """
 
     def __init__(self, program: Program):
         self.program = program
-        self.readers = program.readers()
+        self.consumers = program.consumers()
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: dict[str, np.ndarray] = {}
-        self.written: set[int] = set()
-        self._names = program.sources | program.results
+        self.fused: set[int] = set()
+        self._names = program.inputs | program.outputs
 
     def model(self) -> onnx.ModelProto:
         for op in self.program.operators:
-            if id(op) in self.written:
+            if id(op) in self.fused:
                 continue
-            if op.kind in _PLAIN:
-                self.add(_PLAIN[op.kind], op.read, op.made)
-            elif op.kind in _WRITERS:
-                _WRITERS[op.kind](self, op)
+            if op.type in _RENAMED:
+                self.add(_RENAMED[op.type], op.input_names, op.output_names)
+            elif op.type in _CONVERTERS:
+                _CONVERTERS[op.type](self, op)
             else:
-                raise TraceError(f"{op.kind}: this operator of Paddle has no ONNX form here")
+                raise TraceError(
+                    f"{op.type}: converting this Paddle operator to ONNX is not supported"
+                )
         graph = helper.make_graph(
             self.nodes,
             "ppose",
-            [self._described(name) for name in self.program.sources],
-            [self._described(name) for name in self.program.results],
+            [self._value_info(name) for name in self.program.inputs],
+            [self._value_info(name) for name in self.program.outputs],
             [numpy_helper.from_array(array, name) for name, array in self.tensors.items()],
         )
         opset = helper.make_opsetid("", OPSET)
@@ -101,43 +109,43 @@ class _Writer:
         onnx.checker.check_model(model)
         return model
 
-    def _described(self, name: str) -> onnx.ValueInfoProto:
-        kind = helper.np_dtype_to_tensor_dtype(np.dtype(self.program.type_of(name)))
-        called = self._names[name]
-        # The batch is one and the same everywhere; other open sides have names of their own.
-        sides = [
-            side if side >= 0 else f"{called}_{i}" if i else "batch"
-            for i, side in enumerate(self.shape(name))
+    def _value_info(self, name: str) -> onnx.ValueInfoProto:
+        dtype = helper.np_dtype_to_tensor_dtype(np.dtype(self.program.dtype_of(name)))
+        onnx_name = self._names[name]
+        # The batch size is shared; every other dynamic size gets a name of its own.
+        shape = [
+            size if size >= 0 else f"{onnx_name}_{i}" if i else "batch"
+            for i, size in enumerate(self.shape(name))
         ]
-        return helper.make_tensor_value_info(called, kind, sides)
+        return helper.make_tensor_value_info(onnx_name, dtype, shape)
 
     def add(
-        self, kind: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
+        self, op_type: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any
     ) -> None:
-        """A node; weights that it reads come along."""
+        """Adds a node and the weights that it reads."""
         for name in inputs:
             if name in self.program.tensors:
-                self._keep(name, self.program.tensors[name])
-        # Paddle's names depend on what else the process has built.
+                self._add_tensor(name, self.program.tensors[name])
+        # Paddle's names are not used, as they depend on other networks built in the process.
         for i, name in enumerate(outputs):
-            self._names.setdefault(name, f"{kind}.{len(self.nodes)}" + f".{i}" * (i > 0))
+            self._names.setdefault(name, f"{op_type}.{len(self.nodes)}" + f".{i}" * (i > 0))
         read, made = ([n and self._names[n] for n in names] for names in (inputs, outputs))
-        self.nodes.append(helper.make_node(kind, read, made, **attributes))
+        self.nodes.append(helper.make_node(op_type, read, made, **attributes))
 
-    def value(self, kind: str, *inputs: str, **attributes: Any) -> str:
-        """The name of what a new node makes."""
-        name = f"@{kind}.{len(self.nodes)}"
-        self.add(kind, inputs, [name], **attributes)
+    def value(self, op_type: str, *inputs: str, **attributes: Any) -> str:
+        """Adds a node and returns the name of its output."""
+        name = f"@{op_type}.{len(self.nodes)}"
+        self.add(op_type, inputs, [name], **attributes)
         return name
 
     def constant(self, values: Any, dtype: Any = np.int64) -> str:
-        """The name of a tensor of these values; equal ones are one."""
+        """Adds a constant and returns its name; equal constants are shared."""
         array = np.asarray(values, dtype)
         name = f"@{array.dtype}{array.shape}{array.tobytes().hex()}"
-        self._keep(name, array)
+        self._add_tensor(name, array)
         return name
 
-    def _keep(self, name: str, array: np.ndarray) -> None:
+    def _add_tensor(self, name: str, array: np.ndarray) -> None:
         if name not in self._names:
             self._names[name] = f"tensor.{len(self.tensors)}"
             self.tensors[self._names[name]] = array
@@ -147,251 +155,274 @@ class _Writer:
         return self.program.shapes[name] if tensor is None else tensor.shape
 
 
-def _convolution(writer: _Writer, op: Operator) -> None:
-    _expect(op, padding_algorithm="EXPLICIT", data_format="NCHW")
+def _convolution(builder: _OnnxBuilder, op: Operator) -> None:
+    _check_attributes(op, padding_algorithm="EXPLICIT", data_format="NCHW")
     (image,), (weight,), (result,) = op.inputs["Input"], op.inputs["Filter"], op.outputs["Output"]
     read = [image, weight]
-    bias = _bias_behind(writer, result)
+    bias = _bias_after(builder, result)
     if bias:
         read += bias.inputs["Y"]
-        (result,) = bias.made
-        writer.written.add(id(bias))
-    writer.add(
+        (result,) = bias.output_names
+        builder.fused.add(id(bias))
+    builder.add(
         "Conv",
         read,
         [result],
-        kernel_shape=writer.shape(weight)[2:],
-        strides=_get(op, "strides"),
+        kernel_shape=builder.shape(weight)[2:],
+        strides=_attribute(op, "strides"),
         pads=_pads(op),
-        dilations=_get(op, "dilations"),
-        group=_get(op, "groups"),
+        dilations=_attribute(op, "dilations"),
+        group=_attribute(op, "groups"),
     )
 
 
-def _bias_behind(writer: _Writer, made: str) -> Operator | None:
-    """The addition of a bias to what a convolution makes, if that is all that reads it."""
-    readers = writer.readers.get(made, [])
-    if len(readers) != 1 or readers[0].kind != "elementwise_add":
+def _bias_after(builder: _OnnxBuilder, made: str) -> Operator | None:
+    """The addition of a bias to a convolution's output, if nothing else reads the output."""
+    consumers = builder.consumers.get(made, [])
+    if len(consumers) != 1 or consumers[0].type != "elementwise_add":
         return None
-    (bias,) = readers[0].inputs["Y"]
-    fits = writer.shape(bias) == (writer.shape(made)[1],) and _get(readers[0], "axis") == 1
-    return readers[0] if fits and bias in writer.program.tensors else None
+    (bias,) = consumers[0].inputs["Y"]
+    fits = (
+        builder.shape(bias) == (builder.shape(made)[1],) and _attribute(consumers[0], "axis") == 1
+    )
+    return consumers[0] if fits and bias in builder.program.tensors else None
 
 
 def _pads(op: Operator) -> list[int]:
-    """Paddle's top, bottom, left, right, or of both sides, in ONNX's order."""
-    pads = _get(op, "paddings")
+    """Paddle's paddings, (top, bottom, left, right) or (height, width), in ONNX's order."""
+    pads = _attribute(op, "paddings")
     top, bottom, left, right = pads if len(pads) == 4 else np.repeat(pads, 2).tolist()
     return [top, left, bottom, right]
 
 
-def _pair(writer: _Writer, op: Operator) -> None:
+def _binary(builder: _OnnxBuilder, op: Operator) -> None:
     (first,), (second,) = op.inputs["X"], op.inputs["Y"]
-    axis, sides = _get(op, "axis", -1), len(writer.shape(second))
-    # Paddle lays the second value from this axis on over the first one, NumPy at the end.
-    lacking = len(writer.shape(first)) - sides - axis if axis >= 0 else 0
-    if lacking > 0:
-        axes = writer.constant(range(sides, sides + lacking))
-        second = writer.value("Unsqueeze", second, axes)
-    writer.add(_PAIRS[op.kind], [first, second], op.made)
+    axis, rank = _attribute(op, "axis", -1), len(builder.shape(second))
+    # Paddle aligns the second input at this axis of the first, ONNX at the last axis.
+    missing = len(builder.shape(first)) - rank - axis if axis >= 0 else 0
+    if missing > 0:
+        axes = builder.constant(range(rank, rank + missing))
+        second = builder.value("Unsqueeze", second, axes)
+    builder.add(_BINARY[op.type], [first, second], op.output_names)
 
 
-def _batch_norm(writer: _Writer, op: Operator) -> None:
-    places = ("X", "Scale", "Bias", "Mean", "Variance")
-    read = [op.inputs[place][0] for place in places]
-    writer.add("BatchNormalization", read, op.outputs["Y"], epsilon=_get(op, "epsilon"))
+def _batch_norm(builder: _OnnxBuilder, op: Operator) -> None:
+    parameters = ("X", "Scale", "Bias", "Mean", "Variance")
+    read = [op.inputs[parameter][0] for parameter in parameters]
+    builder.add("BatchNormalization", read, op.outputs["Y"], epsilon=_attribute(op, "epsilon"))
 
 
-def _leaky_relu(writer: _Writer, op: Operator) -> None:
-    # Those with a slope of 1, from `to_int8`, are no idle ones: OpenVINO too spreads ranges.
-    writer.add("LeakyRelu", op.read, op.made, alpha=_get(op, "alpha"))
+def _leaky_relu(builder: _OnnxBuilder, op: Operator) -> None:
+    # A slope of 1, from `to_int8`, is kept: OpenVINO propagates scales too.
+    builder.add("LeakyRelu", op.input_names, op.output_names, alpha=_attribute(op, "alpha"))
 
 
-def _pool(writer: _Writer, op: Operator) -> None:
-    _expect(op, padding_algorithm="EXPLICIT", data_format="NCHW")
-    average = _get(op, "pooling_type") == "avg"
-    adaptive, sides = _get(op, "adaptive", False), _get(op, "ksize")
-    if _get(op, "global_pooling", False) or (adaptive and set(sides) == {1}):
-        writer.add("GlobalAveragePool" if average else "GlobalMaxPool", op.read, op.made)
+def _pool(builder: _OnnxBuilder, op: Operator) -> None:
+    _check_attributes(op, padding_algorithm="EXPLICIT", data_format="NCHW")
+    average = _attribute(op, "pooling_type") == "avg"
+    adaptive, sides = _attribute(op, "adaptive", False), _attribute(op, "ksize")
+    if _attribute(op, "global_pooling", False) or (adaptive and set(sides) == {1}):
+        builder.add(
+            "GlobalAveragePool" if average else "GlobalMaxPool", op.input_names, op.output_names
+        )
         return
     if adaptive:
-        raise TraceError(f"pool2d: adaptive to {sides}: only a single cell has an ONNX form here")
-    settings: dict[str, Any] = {
+        raise TraceError(f"pool2d: adaptive pooling to {sides}: ONNX export supports only [1, 1]")
+    attributes: dict[str, Any] = {
         "kernel_shape": sides,
-        "strides": _get(op, "strides"),
+        "strides": _attribute(op, "strides"),
         "pads": _pads(op),
-        "ceil_mode": int(_get(op, "ceil_mode", False)),
+        "ceil_mode": int(_attribute(op, "ceil_mode", False)),
     }
     if average:
-        settings["count_include_pad"] = int(not _get(op, "exclusive"))
-    writer.add("AveragePool" if average else "MaxPool", op.read, op.made, **settings)
-
-
-def _resize(writer: _Writer, op: Operator) -> None:
-    _expect(op, data_layout="NCHW")
-    (source,), factors = op.inputs["X"], _get(op, "scale", [])
-    if set(op.inputs) != {"X"} or len(factors) != 2:
-        raise TraceError(f"{op.kind}: only fixed factors have an ONNX form here")
-    nearest = op.kind == "nearest_interp_v2"
-    if _get(op, "align_corners"):
-        places = "align_corners"
-    else:
-        places = "asymmetric" if nearest or _get(op, "align_mode") == 1 else "half_pixel"
-    scales = writer.constant([1, 1, *factors], np.float32)
-    settings = {"mode": "nearest", "nearest_mode": "floor"} if nearest else {"mode": "linear"}
-    settings["coordinate_transformation_mode"] = places
-    writer.add("Resize", [source, "", scales], op.made, **settings)
-
-
-def _concat(writer: _Writer, op: Operator) -> None:
-    writer.add("Concat", op.inputs["X"], op.made, axis=_get(op, "axis"))
-
-
-def _split(writer: _Writer, op: Operator) -> None:
-    axis = _get(op, "axis")
-    sizes = [writer.shape(name)[axis] for name in op.made]
-    writer.add("Split", [*op.inputs["X"], writer.constant(sizes)], op.made, axis=axis)
-
-
-def _slice(writer: _Writer, op: Operator) -> None:
-    read = [
-        *op.inputs["Input"],
-        *(writer.constant(_get(op, x)) for x in ("starts", "ends", "axes")),
-    ]
-    dropped = _get(op, "decrease_axis", [])
-    if dropped:
-        writer.add("Squeeze", [writer.value("Slice", *read), writer.constant(dropped)], op.made)
-    else:
-        writer.add("Slice", read, op.made)
-
-
-def _unsqueeze(writer: _Writer, op: Operator) -> None:
-    writer.add("Unsqueeze", [*op.inputs["X"], writer.constant(_get(op, "axes"))], op.outputs["Out"])
-
-
-def _squeeze(writer: _Writer, op: Operator) -> None:
-    writer.add("Squeeze", [*op.inputs["X"], writer.constant(_get(op, "axes"))], op.outputs["Out"])
-
-
-def _reshape(writer: _Writer, op: Operator) -> None:
-    if set(op.inputs) != {"X"}:
-        raise TraceError("reshape2: only sizes that are known have an ONNX form here")
-    shape = writer.constant(_get(op, "shape"))
-    writer.add("Reshape", [*op.inputs["X"], shape], op.outputs["Out"])
-
-
-def _flatten(writer: _Writer, op: Operator) -> None:
-    (source,) = op.inputs["X"]
-    sides = writer.shape(source)
-    start, stop = (_get(op, name) % len(sides) for name in ("start_axis", "stop_axis"))
-    merged, behind = sides[start : stop + 1], sides[stop + 1 :]
-    size = -1 if -1 in merged else int(np.prod(merged))
-    if (*behind, size).count(-1) > 1:
-        # What is open behind the merged axes is asked of the input.
-        shape = writer.value("Shape", source, start=stop + 1)
-        head = writer.constant([0] * start + [size])
-        shape = writer.value("Concat", head, shape, axis=0)
-    else:
-        shape = writer.constant([0] * start + [size, *behind])
-    writer.add("Reshape", [source, shape], op.outputs["Out"])
-
-
-def _transpose(writer: _Writer, op: Operator) -> None:
-    writer.add("Transpose", op.inputs["X"], op.outputs["Out"], perm=_get(op, "axis"))
-
-
-def _scale(writer: _Writer, op: Operator) -> None:
-    (value,), (result,) = op.inputs["X"], op.outputs["Out"]
-    if set(op.inputs) != {"X"}:
-        raise TraceError("scale: only a factor that is known has an ONNX form here")
-    dtype = writer.program.type_of(value)
-    steps = [("Mul", _get(op, "scale"), 1), ("Add", _get(op, "bias"), 0)]
-    if not _get(op, "bias_after_scale"):
-        steps.reverse()
-    steps = [step for step in steps if step[1] != step[2]] or [("Identity", 0, 0)]
-    for i, (kind, number, _) in enumerate(steps):
-        read = [value] if kind == "Identity" else [value, writer.constant(number, dtype)]
-        if i + 1 < len(steps):
-            value = writer.value(kind, *read)
-        else:
-            writer.add(kind, read, [result])
-
-
-def _cast(writer: _Writer, op: Operator) -> None:
-    writer.add("Cast", op.read, op.made, to=_TYPES[_get(op, "out_dtype")])
-
-
-def _matmul(writer: _Writer, op: Operator) -> None:
-    read = []
-    for place, turned in (("X", "trans_x"), ("Y", "trans_y")):
-        (name,) = op.inputs[place]
-        if _get(op, turned):
-            axes = list(range(len(writer.shape(name))))
-            name = writer.value("Transpose", name, perm=[*axes[:-2], axes[-1], axes[-2]])
-        read.append(name)
-    writer.add("MatMul", read, op.made)
-
-
-def _reduce(writer: _Writer, op: Operator) -> None:
-    axes = {} if _get(op, "reduce_all") else {"axes": _get(op, "dim")}
-    writer.add(_REDUCTIONS[op.kind], op.read, op.made, keepdims=_get(op, "keep_dim"), **axes)
-
-
-def _top_k(writer: _Writer, op: Operator) -> None:
-    settings = {name: _get(op, name) for name in ("axis", "largest", "sorted")}
-    writer.add(
-        "TopK",
-        [*op.inputs["X"], writer.constant([_get(op, "k")])],
-        [*op.outputs["Out"], *op.outputs["Indices"]],
-        **settings,
+        attributes["count_include_pad"] = int(not _attribute(op, "exclusive"))
+    builder.add(
+        "AveragePool" if average else "MaxPool", op.input_names, op.output_names, **attributes
     )
 
 
-def _take_along_axis(writer: _Writer, op: Operator) -> None:
-    read = [*op.inputs["Input"], *op.inputs["Index"]]
-    writer.add("GatherElements", read, op.made, axis=_get(op, "Axis"))
+def _resize(builder: _OnnxBuilder, op: Operator) -> None:
+    _check_attributes(op, data_layout="NCHW")
+    (source,), factors = op.inputs["X"], _attribute(op, "scale", [])
+    if set(op.inputs) != {"X"} or len(factors) != 2:
+        raise TraceError(f"{op.type}: ONNX export supports only constant scale factors")
+    nearest = op.type == "nearest_interp_v2"
+    if _attribute(op, "align_corners"):
+        coordinates = "align_corners"
+    else:
+        coordinates = "asymmetric" if nearest or _attribute(op, "align_mode") == 1 else "half_pixel"
+    scales = builder.constant([1, 1, *factors], np.float32)
+    attributes = {"mode": "nearest", "nearest_mode": "floor"} if nearest else {"mode": "linear"}
+    attributes["coordinate_transformation_mode"] = coordinates
+    builder.add("Resize", [source, "", scales], op.output_names, **attributes)
 
 
-def _gather(writer: _Writer, op: Operator) -> None:
-    read = [*op.inputs["X"], *op.inputs["Index"]]
-    writer.add("Gather", read, op.made, axis=_get(op, "axis"))
+def _concat(builder: _OnnxBuilder, op: Operator) -> None:
+    builder.add("Concat", op.inputs["X"], op.output_names, axis=_attribute(op, "axis"))
 
 
-def _pad(writer: _Writer, op: Operator) -> None:
-    """`pad3d` of (N, C, D, H, W), its borders from the last axis on."""
-    _expect(op, data_format="NCDHW")
-    mode = {"constant": "constant", "replicate": "edge"}[_get(op, "mode")]
-    left, right, top, bottom, front, back = _get(op, "paddings")
-    borders = writer.constant([0, 0, front, top, left, 0, 0, back, bottom, right])
-    value = writer.constant(_get(op, "value"), np.float32)
-    writer.add("Pad", [*op.inputs["X"], borders, value], op.made, mode=mode)
+def _split(builder: _OnnxBuilder, op: Operator) -> None:
+    axis = _attribute(op, "axis")
+    sizes = [builder.shape(name)[axis] for name in op.output_names]
+    builder.add("Split", [*op.inputs["X"], builder.constant(sizes)], op.output_names, axis=axis)
 
 
-def _quantize(writer: _Writer, op: Operator) -> None:
+def _slice(builder: _OnnxBuilder, op: Operator) -> None:
+    read = [
+        *op.inputs["Input"],
+        *(builder.constant(_attribute(op, x)) for x in ("starts", "ends", "axes")),
+    ]
+    dropped = _attribute(op, "decrease_axis", [])
+    if dropped:
+        builder.add(
+            "Squeeze", [builder.value("Slice", *read), builder.constant(dropped)], op.output_names
+        )
+    else:
+        builder.add("Slice", read, op.output_names)
+
+
+def _unsqueeze(builder: _OnnxBuilder, op: Operator) -> None:
+    builder.add(
+        "Unsqueeze", [*op.inputs["X"], builder.constant(_attribute(op, "axes"))], op.outputs["Out"]
+    )
+
+
+def _squeeze(builder: _OnnxBuilder, op: Operator) -> None:
+    builder.add(
+        "Squeeze", [*op.inputs["X"], builder.constant(_attribute(op, "axes"))], op.outputs["Out"]
+    )
+
+
+def _reshape(builder: _OnnxBuilder, op: Operator) -> None:
+    if set(op.inputs) != {"X"}:
+        raise TraceError("reshape2: ONNX export supports only constant shapes")
+    shape = builder.constant(_attribute(op, "shape"))
+    builder.add("Reshape", [*op.inputs["X"], shape], op.outputs["Out"])
+
+
+def _flatten(builder: _OnnxBuilder, op: Operator) -> None:
     (source,) = op.inputs["X"]
-    writer.add("QuantizeLinear", [source, *_steps(writer, op)], op.made)
+    sides = builder.shape(source)
+    start, stop = (_attribute(op, name) % len(sides) for name in ("start_axis", "stop_axis"))
+    merged, after = sides[start : stop + 1], sides[stop + 1 :]
+    size = -1 if -1 in merged else int(np.prod(merged))
+    if (*after, size).count(-1) > 1:
+        # Dynamic sizes after the merged axes are taken from the input.
+        shape = builder.value("Shape", source, start=stop + 1)
+        head = builder.constant([0] * start + [size])
+        shape = builder.value("Concat", head, shape, axis=0)
+    else:
+        shape = builder.constant([0] * start + [size, *after])
+    builder.add("Reshape", [source, shape], op.outputs["Out"])
 
 
-def _dequantize(writer: _Writer, op: Operator) -> None:
-    (source,), axis = op.inputs["X"], _get(op, "quant_axis")
-    settings = {"axis": axis} if axis >= 0 else {}
-    writer.add("DequantizeLinear", [source, *_steps(writer, op)], op.made, **settings)
+def _transpose(builder: _OnnxBuilder, op: Operator) -> None:
+    builder.add("Transpose", op.inputs["X"], op.outputs["Out"], perm=_attribute(op, "axis"))
 
 
-def _steps(writer: _Writer, op: Operator) -> list[str]:
-    """Names of what 1 and 0 stand for, where Paddle holds what 127 stands for."""
+def _scale(builder: _OnnxBuilder, op: Operator) -> None:
+    (value,), (result,) = op.inputs["X"], op.outputs["Out"]
+    if set(op.inputs) != {"X"}:
+        raise TraceError("scale: ONNX export supports only a constant factor")
+    dtype = builder.program.dtype_of(value)
+    steps = [("Mul", _attribute(op, "scale"), 1), ("Add", _attribute(op, "bias"), 0)]
+    if not _attribute(op, "bias_after_scale"):
+        steps.reverse()
+    steps = [step for step in steps if step[1] != step[2]] or [("Identity", 0, 0)]
+    for i, (kind, number, _) in enumerate(steps):
+        read = [value] if kind == "Identity" else [value, builder.constant(number, dtype)]
+        if i + 1 < len(steps):
+            value = builder.value(kind, *read)
+        else:
+            builder.add(kind, read, [result])
+
+
+def _cast(builder: _OnnxBuilder, op: Operator) -> None:
+    builder.add("Cast", op.input_names, op.output_names, to=_TYPES[_attribute(op, "out_dtype")])
+
+
+def _matmul(builder: _OnnxBuilder, op: Operator) -> None:
+    read = []
+    for parameter, transposed in (("X", "trans_x"), ("Y", "trans_y")):
+        (name,) = op.inputs[parameter]
+        if _attribute(op, transposed):
+            axes = list(range(len(builder.shape(name))))
+            name = builder.value("Transpose", name, perm=[*axes[:-2], axes[-1], axes[-2]])
+        read.append(name)
+    builder.add("MatMul", read, op.output_names)
+
+
+def _reduce(builder: _OnnxBuilder, op: Operator) -> None:
+    axes = {} if _attribute(op, "reduce_all") else {"axes": _attribute(op, "dim")}
+    builder.add(
+        _REDUCTIONS[op.type],
+        op.input_names,
+        op.output_names,
+        keepdims=_attribute(op, "keep_dim"),
+        **axes,
+    )
+
+
+def _top_k(builder: _OnnxBuilder, op: Operator) -> None:
+    attributes = {name: _attribute(op, name) for name in ("axis", "largest", "sorted")}
+    builder.add(
+        "TopK",
+        [*op.inputs["X"], builder.constant([_attribute(op, "k")])],
+        [*op.outputs["Out"], *op.outputs["Indices"]],
+        **attributes,
+    )
+
+
+def _take_along_axis(builder: _OnnxBuilder, op: Operator) -> None:
+    read = [*op.inputs["Input"], *op.inputs["Index"]]
+    builder.add("GatherElements", read, op.output_names, axis=_attribute(op, "Axis"))
+
+
+def _gather(builder: _OnnxBuilder, op: Operator) -> None:
+    read = [*op.inputs["X"], *op.inputs["Index"]]
+    builder.add("Gather", read, op.output_names, axis=_attribute(op, "axis"))
+
+
+def _pad(builder: _OnnxBuilder, op: Operator) -> None:
+    """`pad3d` of (N, C, D, H, W); its paddings start with the last axis."""
+    _check_attributes(op, data_format="NCDHW")
+    mode = {"constant": "constant", "replicate": "edge"}[_attribute(op, "mode")]
+    left, right, top, bottom, front, back = _attribute(op, "paddings")
+    pads = builder.constant([0, 0, front, top, left, 0, 0, back, bottom, right])
+    value = builder.constant(_attribute(op, "value"), np.float32)
+    builder.add("Pad", [*op.inputs["X"], pads, value], op.output_names, mode=mode)
+
+
+def _quantize(builder: _OnnxBuilder, op: Operator) -> None:
+    (source,) = op.inputs["X"]
+    builder.add("QuantizeLinear", [source, *_scale_and_zero_point(builder, op)], op.output_names)
+
+
+def _dequantize(builder: _OnnxBuilder, op: Operator) -> None:
+    (source,), axis = op.inputs["X"], _attribute(op, "quant_axis")
+    attributes = {"axis": axis} if axis >= 0 else {}
+    builder.add(
+        "DequantizeLinear",
+        [source, *_scale_and_zero_point(builder, op)],
+        op.output_names,
+        **attributes,
+    )
+
+
+def _scale_and_zero_point(builder: _OnnxBuilder, op: Operator) -> list[str]:
+    """Names of the scale, the value of 1, and the zero point; Paddle stores the value of 127."""
     (scale,) = op.inputs["Scale"]
-    steps = writer.program.tensors[scale] / np.float32(LEVELS)
-    # Of a channel without weights any step will do, but not 0: backends divide biases by it.
+    steps = builder.program.tensors[scale] / np.float32(INT8_MAX)
+    # The scale of an all-zero channel is arbitrary, but not 0: backends divide biases by it.
     steps = np.where(steps > 0, steps, steps.max() or 1)
-    if _get(op, "quant_axis") < 0:
+    if _attribute(op, "quant_axis") < 0:
         steps = steps[0]
-    return [writer.constant(steps, np.float32), writer.constant(np.zeros_like(steps), np.int8)]
+    return [builder.constant(steps, np.float32), builder.constant(np.zeros_like(steps), np.int8)]
 
 
-_WRITERS: dict[str, Callable[[_Writer, Operator], None]] = {
+_CONVERTERS: dict[str, Callable[[_OnnxBuilder, Operator], None]] = {
     **dict.fromkeys(CONVOLUTIONS, _convolution),
-    **dict.fromkeys(_PAIRS, _pair),
+    **dict.fromkeys(_BINARY, _binary),
     **dict.fromkeys(_REDUCTIONS, _reduce),
     **dict.fromkeys(("nearest_interp_v2", "bilinear_interp_v2"), _resize),
     "batch_norm": _batch_norm,
@@ -417,15 +448,15 @@ _WRITERS: dict[str, Callable[[_Writer, Operator], None]] = {
 }
 
 
-def _get(op: Operator, name: str, default: Any = None) -> Any:
-    """The value of a setting."""
-    setting = op.settings.get(name)
-    if setting is None:
+def _attribute(op: Operator, name: str, default: Any = None) -> Any:
+    """The value of an attribute; without a default it must exist."""
+    attribute = op.attributes.get(name)
+    if attribute is None:
         if default is None:
-            raise TraceError(f"{op.kind}: the setting {name} is missing")
+            raise TraceError(f"{op.type}: the attribute {name} is missing")
         return default
-    value = getattr(setting, _FIELDS[setting.type])
-    return list(value) if setting.type in _LISTS else value
+    value = getattr(attribute, _FIELDS[attribute.type])
+    return list(value) if attribute.type in _LISTS else value
 
 
 _FIELDS = {
@@ -435,10 +466,10 @@ _FIELDS = {
 _LISTS = {proto.INTS, proto.FLOATS, proto.LONGS}
 
 
-def _expect(op: Operator, **values: Any) -> None:
+def _check_attributes(op: Operator, **values: Any) -> None:
     for name, wanted in values.items():
-        found = _get(op, name, wanted)
+        found = _attribute(op, name, wanted)
         if found != wanted:
             raise TraceError(
-                f"{op.kind}: {name} is {found!r}; only {wanted!r} has an ONNX form here"
+                f"{op.type}: {name} is {found!r}; ONNX export supports only {wanted!r}"
             )

@@ -1,7 +1,7 @@
-"""Rewrites of a program that give the same output, up to rounding, in less time.
+"""Graph optimizations, which keep the output up to rounding and make the program faster.
 
-Paddle Inference spends more time between operators than in the small ones of Lite-HRNet, and much
-of it on changes of the memory's layout: what counts is to have few operators, without copies.
+On the small operators of Lite-HRNet, Paddle Inference spends most of its time on per-operator
+overhead and memory layout conversions. The passes therefore remove operators and copies.
 """
 
 from __future__ import annotations
@@ -9,86 +9,88 @@ from __future__ import annotations
 import numpy as np
 
 from ppose.export.pdmodel import CONVOLUTIONS, Operator, Program
-from ppose.export.shuffles import keep_channels_in_place
+from ppose.export.shuffles import remove_shuffle_copies
 
-_ROUNDING = {"quantize_linear", "dequantize_linear"}
+_QUANTIZATION = {"quantize_linear", "dequantize_linear"}
 # k · f(x) = f(k · x) for k > 0.
 _HOMOGENEOUS = {"relu", "leaky_relu"}
-# Behind a convolution, what works on each channel alone.
-_BEHIND = {"relu", "leaky_relu", "sigmoid"}
+# Channelwise operators that may follow a convolution.
+_CHANNELWISE = {"relu", "leaky_relu", "sigmoid"}
 
 
-def optimized(program: Program, *, dense: bool) -> Program:
-    """A program that runs faster; a quantized one as it is, as its numbers belong to its steps.
+def optimize(program: Program, *, dense: bool) -> Program:
+    """Returns a faster program; quantized programs are only copied, as scales belong to operators.
 
     Args:
-        program: stays as it is.
-        dense: compute more than asked for where this saves copies. Paddle Inference is faster so,
-            ONNX Runtime is not.
+        program: not modified.
+        dense: accept additional computation where it saves copies. This makes Paddle Inference
+            faster, but not ONNX Runtime.
     """
-    made = program.copied()
-    if any(op.kind in _ROUNDING or op.kind.startswith("fake_") for op in program.operators):
+    made = program.copy()
+    if any(op.type in _QUANTIZATION or op.type.startswith("fake_") for op in program.operators):
         return made
-    keep_channels_in_place(made, dense=dense)
+    remove_shuffle_copies(made, dense=dense)
     fold_scales(made)
     split_convolutions(made)
     return made
 
 
 def fold_scales(program: Program) -> int:
-    """Takes positive factors into the convolutions before them.
+    """Folds multiplications by a positive constant into the convolutions before them.
 
     Returns:
-        factors that are gone.
+        the number of removed multiplications.
     """
-    makers, readers = program.makers(), program.readers()
-    gone: dict[str, str] = {}
+    producers, consumers = program.producers(), program.consumers()
+    replaced: dict[str, str] = {}
     for op in program.operators:
-        if op.kind != "scale" or set(op.inputs) != {"X"} or op.made[0] in program.results:
+        if op.type != "scale" or set(op.inputs) != {"X"} or op.output_names[0] in program.outputs:
             continue
-        factor = np.float32(op.settings["scale"].f)
-        if op.settings["bias"].f != 0 or factor <= 0:
+        factor = np.float32(op.attributes["scale"].f)
+        if op.attributes["bias"].f != 0 or factor <= 0:
             continue
         (source,) = op.inputs["X"]
-        steps = _back_to_convolution(program, makers, readers, source, _HOMOGENEOUS)
+        steps = _chain_from_convolution(program, producers, consumers, source, _HOMOGENEOUS)
         for step in steps:
-            place = {"elementwise_add": "Y"}.get(step.kind, "Filter")
+            place = {"elementwise_add": "Y"}.get(step.type, "Filter")
             if place in step.inputs:
                 (name,) = step.inputs[place]
-                scaled = f"{step.made[0]}.scaled"
+                scaled = f"{step.output_names[0]}.scaled"
                 program.tensors[scaled] = program.tensors[name] * factor
                 step.inputs[place] = [scaled]
         if steps:
-            gone[op.made[0]] = source
-    program.operators = [op for op in program.operators if op.made[0] not in gone]
+            replaced[op.output_names[0]] = source
+    program.operators = [op for op in program.operators if op.output_names[0] not in replaced]
     for op in program.operators:
-        op.inputs = {k: [gone.get(name, name) for name in v] for k, v in op.inputs.items()}
-    program.drop_unread()
-    return len(gone)
+        op.inputs = {k: [replaced.get(name, name) for name in v] for k, v in op.inputs.items()}
+    program.drop_unused_tensors()
+    return len(replaced)
 
 
 def split_convolutions(program: Program) -> int:
-    """Makes a convolution for each part where its output is only split.
+    """Splits a convolution whose output is only split along the channels.
 
     Returns:
-        splits that are gone.
+        the number of removed splits.
     """
-    makers, readers = program.makers(), program.readers()
-    instead: dict[int, list[Operator]] = {}
+    producers, consumers = program.producers(), program.consumers()
+    replacements: dict[int, list[Operator]] = {}
     for op in program.operators:
-        if op.kind == "split" and op.integer("axis") == 1:
-            steps = _back_to_convolution(program, makers, readers, op.inputs["X"][0], _BEHIND)
-            if steps and steps[0].kind == "conv2d" and steps[0].integer("groups") == 1:
-                instead |= {id(step): [] for step in steps}
-                instead[id(op)] = _parts(program, steps, op.made)
-    operators = [instead.get(id(op), [op]) for op in program.operators]
+        if op.type == "split" and op.integer("axis") == 1:
+            steps = _chain_from_convolution(
+                program, producers, consumers, op.inputs["X"][0], _CHANNELWISE
+            )
+            if steps and steps[0].type == "conv2d" and steps[0].integer("groups") == 1:
+                replacements |= {id(step): [] for step in steps}
+                replacements[id(op)] = _split_chain(program, steps, op.output_names)
+    operators = [replacements.get(id(op), [op]) for op in program.operators]
     program.operators = [op for several in operators for op in several]
-    program.drop_unread()
-    return sum(bool(made) for made in instead.values())
+    program.drop_unused_tensors()
+    return sum(bool(made) for made in replacements.values())
 
 
-def _parts(program: Program, steps: list[Operator], results: list[str]) -> list[Operator]:
-    """The operators, from a convolution on, for some of its channels each."""
+def _split_chain(program: Program, steps: list[Operator], results: list[str]) -> list[Operator]:
+    """Copies of a convolution and the operators after it, one for each part of its channels."""
     widths = [program.shapes[name][1] for name in results]
     ends = np.cumsum(widths)
     made = []
@@ -96,8 +98,8 @@ def _parts(program: Program, steps: list[Operator], results: list[str]) -> list[
         source = steps[0].inputs["Input"][0]
         for step in steps:
             last = step is steps[-1]
-            name = result if last else f"{result}.{step.kind}"
-            batch, _, *sides = program.shapes[step.made[0]]
+            name = result if last else f"{result}.{step.type}"
+            batch, _, *sides = program.shapes[step.output_names[0]]
             program.shapes[name] = (batch, width, *sides)
             inputs = {}
             for place, (read,) in step.inputs.items():
@@ -107,33 +109,33 @@ def _parts(program: Program, steps: list[Operator], results: list[str]) -> list[
                 else:
                     inputs[place] = [source]
             (place,) = step.outputs
-            made.append(Operator(step.kind, inputs, {place: [name]}, dict(step.settings)))
+            made.append(Operator(step.type, inputs, {place: [name]}, dict(step.attributes)))
             source = name
     return made
 
 
-def _back_to_convolution(
+def _chain_from_convolution(
     program: Program,
-    makers: dict[str, Operator],
-    readers: dict[str, list[Operator]],
+    producers: dict[str, Operator],
+    consumers: dict[str, list[Operator]],
     value: str,
     between: set[str],
 ) -> list[Operator]:
-    """Operators from a convolution to a value, which all are read once; [] if there are none.
+    """The operators from a convolution to a value, if each output is read once; else [].
 
     Args:
-        between: kinds that may lie there, beside the addition of a bias.
+        between: operator types allowed after the convolution, in addition to its bias.
     """
     steps: list[Operator] = []
     while True:
-        op = makers.get(value)
-        if op is None or len(readers[value]) != 1 or value in program.results:
+        op = producers.get(value)
+        if op is None or len(consumers[value]) != 1 or value in program.outputs:
             return []
         steps.append(op)
-        if op.kind in CONVOLUTIONS:
+        if op.type in CONVOLUTIONS:
             weights = op.inputs["Filter"][0]
             return steps[::-1] if weights in program.tensors else []
-        is_bias = op.kind == "elementwise_add" and op.inputs["Y"][0] in program.tensors
-        if not (is_bias and op.integer("axis") == 1) and op.kind not in between:
+        is_bias = op.type == "elementwise_add" and op.inputs["Y"][0] in program.tensors
+        if not (is_bias and op.integer("axis") == 1) and op.type not in between:
             return []
         (value,) = op.inputs["X"]

@@ -1,4 +1,4 @@
-"""Compares exported networks with the network that they were made from, as people would see it."""
+"""Parity check: compares the poses of an exported network with those of the original."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from dataclasses import dataclass
 import numpy as np
 
 from ppose.data.images import read_image
-from ppose.estimator import PoseEstimator
+from ppose.inference.estimator import PoseEstimator
 from ppose.structures import Poses
 
-# Joints below it lie where noise is highest; the least rounding moves them anywhere.
-SURE = 0.2
+# Minimum score of a compared joint: below it, rounding errors can move the maximum anywhere.
+MIN_SCORE = 0.2
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Between the joints that two networks find in the same pictures.
+    """Difference between the joints that two networks find in the same images.
 
     Attributes:
-        backend: that ran the exported network.
-        largest: pixels of the network's input between the two places of a joint, largest of all
-            that either finds surely; infinite if they find different numbers of people, or a
-            place or score that is not finite.
-        mean: of all sure joints, likewise.
-        largest_score: largest difference between two scores of a joint, of all joints.
+        backend: backend that ran the exported network.
+        largest: largest distance between the two positions of a joint, in pixels of the network's
+            input, over the joints that either network scores at least `MIN_SCORE`; infinite if the
+            numbers of people differ, or a position or score is not finite.
+        mean: mean of these distances.
+        largest_score: largest difference between the two scores of a joint, over all joints.
         mean_score: mean of these differences.
-        joints: number of sure joints.
+        joints: number of joints scored at least `MIN_SCORE`.
     """
 
     backend: str
@@ -40,15 +40,15 @@ class Difference:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What may lie between two results.
+    """The accepted difference between two results.
 
-    Float networks are held to the largest difference, int8 ones to the mean: their original rounds
-    in another order, which moves a few joints far.
+    For float networks it limits the largest difference, for int8 networks the mean: the original
+    rounds in a different order, which can move a few joints far.
 
     Attributes:
-        pixels: of the network's input.
-        score: of a joint.
-        of_mean: which of both.
+        pixels: distance in pixels of the network's input.
+        score: difference of the scores of a joint.
+        of_mean: limit the mean instead of the largest difference.
     """
 
     pixels: float
@@ -56,7 +56,7 @@ class Tolerance:
     of_mean: bool
 
     def accepts(self, row: Difference) -> bool:
-        """Whether a backend is right."""
+        """Whether the difference is within the tolerance."""
         if self.of_mean:
             return row.mean <= self.pixels and row.mean_score <= self.score
         return row.largest <= self.pixels and row.largest_score <= self.score
@@ -69,23 +69,23 @@ INT8 = Tolerance(1.0, 0.05, of_mean=True)
 def difference(
     backend: str, expected: Sequence[Poses], found: Sequence[Poses], pixels: Sequence[np.ndarray]
 ) -> Difference:
-    """What separates two results.
+    """Compares two results.
 
     Args:
-        backend: that gave `found`.
-        expected, found: people of the same pictures.
-        pixels: (P,) of each picture: pixels of the network's input for each of the picture.
+        backend: backend that computed `found`.
+        expected, found: poses in the same images.
+        pixels: for each image (P,), the pixels of the network's input per image pixel.
     """
-    unlike = Difference(backend, np.inf, np.inf, 1.0, 1.0, 0)
+    unequal = Difference(backend, np.inf, np.inf, 1.0, 1.0, 0)
     if [len(poses) for poses in expected] != [len(poses) for poses in found]:
-        return unlike
+        return unequal
     one, other = (
         np.concatenate([poses.keypoints.astype(np.float64) for poses in all_of])
         for all_of in (expected, found)
     )
     if not (np.isfinite(one).all() and np.isfinite(other).all()):
-        return unlike
-    sure = np.maximum(one[..., 2], other[..., 2]) >= SURE
+        return unequal
+    sure = np.maximum(one[..., 2], other[..., 2]) >= MIN_SCORE
     if not sure.any():
         return Difference(backend, 0.0, 0.0, 0.0, 0.0, 0)
     apart = np.linalg.norm(one[..., :2] - other[..., :2], axis=-1)
@@ -99,9 +99,9 @@ def difference(
 
 
 def input_pixels(estimator: PoseEstimator, poses: Poses) -> np.ndarray:
-    """(P,) pixels of the network's input for each pixel of the picture, for each person."""
+    """(P,) pixels of the network's input per image pixel, for each person."""
     if estimator.uses_boxes:
-        size_wh, boxes = (1, 1), poses.boxes_xywh  # it is the boxes that count
+        size_wh, boxes = (1, 1), poses.boxes_xywh  # only the boxes matter
     else:
         assert poses.file is not None
         height, width = read_image(poses.file).shape[:2]
@@ -111,10 +111,10 @@ def input_pixels(estimator: PoseEstimator, poses: Poses) -> np.ndarray:
     return np.broadcast_to(np.sqrt(np.abs(areas)), len(poses))
 
 
-def table(rows: Sequence[Difference], tolerance: Tolerance) -> str:
-    """The rows as text."""
+def format_table(rows: Sequence[Difference], tolerance: Tolerance) -> str:
+    """Formats the rows as a table."""
     head = f"{'backend':12} {'largest px':>10} {'mean px':>8} {'largest score':>14} {'mean':>8}"
-    what = "mean" if tolerance.of_mean else "largest"
+    limited = "mean" if tolerance.of_mean else "largest"
     lines = [
         f"{head} {'joints':>7}",
         *(
@@ -122,7 +122,7 @@ def table(rows: Sequence[Difference], tolerance: Tolerance) -> str:
             f"{r.mean_score:8.5f} {r.joints:7}"
             for r in rows
         ),
-        f"tolerance of the {what}: {tolerance.pixels:g} px of the network's input at joints scored "
-        f"{SURE:g} or more, score {tolerance.score:g}",
+        f"tolerance of the {limited}: {tolerance.pixels:g} px of the network's input at joints "
+        f"scored {MIN_SCORE:g} or more, score {tolerance.score:g}",
     ]
     return "\n".join(lines)

@@ -1,1 +1,1 @@
-"""Object keypoint similarity and COCO scores."""
+"""Metrics: object keypoint similarity (OKS) and COCO scores."""

@@ -1,4 +1,4 @@
-"""Object keypoint similarity (OKS), and non-maximum suppression by it."""
+"""Object keypoint similarity (OKS) and non-maximum suppression (NMS) by OKS."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def oks(
     sigmas: np.ndarray,
     counted: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Similarity of each pose of one set to each of another, 0 far apart to 1 identical.
+    """OKS of all pairs of poses from two sets, from 0 (far apart) to 1 (identical).
 
     The mean over joints of exp(−d² / (2·s²·κ²)) with distance d, area s² and κ = 2·sigma
     (COCO, "Keypoint evaluation", cocodataset.org).
@@ -20,10 +20,10 @@ def oks(
     Args:
         keypoints_a: (P, K, 2 or more) x, y in pixels.
         keypoints_b: (Q, K, 2 or more).
-        areas: (P,) areas of the people of `keypoints_a` in pixels², or (P, Q) one for each pair.
+        areas: (P,) areas of the people of `keypoints_a` in pixels², or (P, Q) per pair.
         sigmas: (K,) OKS constants, see `Skeleton.sigmas`.
-        counted: (P, K) bool, joints of `keypoints_a` that count, in COCO the annotated ones;
-            None counts all. A person with none is similar to nobody.
+        counted: (P, K) bool, joints of `keypoints_a` that are counted, in COCO the labelled ones;
+            None counts all. A person without counted joints has similarity 0.
 
     Returns:
         (P, Q) float64.
@@ -32,7 +32,7 @@ def oks(
     b = np.asarray(keypoints_b, np.float64)[None, :, :, :2]
     areas = np.asarray(areas, np.float64)
     areas = areas[:, None] if areas.ndim == 1 else areas
-    # np.spacing(1), as in pycocotools: an area of 0 must not divide by 0.
+    # np.spacing(1) avoids division by zero for empty areas, as in pycocotools.
     scale = 2 * (areas[..., None] + np.spacing(1)) * (2 * np.asarray(sigmas)) ** 2
     per_joint = np.exp(-np.square(a - b).sum(-1) / scale)
     if counted is None:
@@ -48,20 +48,20 @@ def oks_nms(
     sigmas: np.ndarray,
     threshold: float = 0.9,
 ) -> np.ndarray:
-    """Greedy suppression of poses that are too similar to one with a higher score.
+    """Greedy OKS-NMS: drops poses that are too similar to a pose with a higher score.
 
-    As published with Simple Baselines and HRNet: all joints count, and the area of a pair is the
-    mean of both.
+    As published with Simple Baselines and HRNet: all joints are counted, and the area of a pair is
+    the mean of both areas.
 
     Args:
         keypoints: (P, K, 2 or more) x, y in pixels.
-        scores: (P,); of equal ones the first wins.
+        scores: (P,); ties go to the first pose.
         areas: (P,) areas of the people in pixels².
         sigmas: (K,) OKS constants.
-        threshold: an OKS above it is a duplicate.
+        threshold: a pair with an OKS above it is a duplicate.
 
     Returns:
-        (N,) int indices of those kept, by falling score.
+        (N,) int indices of the poses to keep, by descending score.
     """
     areas = np.asarray(areas, np.float64)
     pair_areas = (areas[:, None] + areas) / 2

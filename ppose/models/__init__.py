@@ -1,4 +1,4 @@
-"""Networks; importing this package registers them for configs."""
+"""Pose networks. Importing this package registers them for configs."""
 
 from ppose.models.hrnet import HRNet
 from ppose.models.imhn import IMHN

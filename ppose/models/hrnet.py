@@ -1,7 +1,7 @@
-"""HRNet: parallel branches at four resolutions that exchange what they know.
+"""HRNet: parallel branches at four resolutions with repeated multi-scale fusion.
 
 Source: Sun et al., "Deep High-Resolution Representation Learning for Human Pose Estimation",
-CVPR 2019. Parameters have the names of the public Paddle checkpoints.
+CVPR 2019. Parameter names are those of the public Paddle checkpoints.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ from collections.abc import Sequence
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
+from ppose.config import register
 from ppose.models.layers import Backbone, ConvNorm, parallel, sum_scales
-from ppose.registry import register
 
 
 @register
 class HRNet(Backbone):
-    """HRNet with the highest resolution, 1/4 of the image, as output.
+    """HRNet backbone; the output is the highest-resolution branch, at 1/4 of the image size.
 
-    Convolutions start at N(0, 0.001²), batch norms at 1 and 0, as published.
+    Convolutions are initialised with N(0, 0.001²), batch norms with scale 1 and bias 0, as in the
+    paper's code.
 
     Args:
-        width: channels of the highest resolution; each lower one has twice as many as the one
-            above. 32 and 48 are published.
-        modules: multi-resolution modules of stages 2, 3 and 4.
-        blocks: residual blocks of each branch of a module.
+        width: channels of the highest resolution; each lower resolution has twice as many as the
+            one above. The published networks have 32 and 48.
+        modules: number of multi-resolution modules in stages 2, 3 and 4.
+        blocks: number of residual blocks in each branch of a module.
         stem_width: channels of the stem.
         stage1_width: channels inside a bottleneck of stage 1; its output has four times as many.
-        stage1_blocks: bottlenecks of stage 1.
+        stage1_blocks: number of bottlenecks in stage 1.
 
     Raises:
-        ValueError: an argument below 1.
+        ValueError: an argument is below 1.
     """
 
     def __init__(
@@ -90,22 +91,22 @@ def _bottlenecks(name: str, inputs: int, width: int, count: int) -> nn.Sequentia
 def _stage(
     name: str, widths: Sequence[int], modules: int, blocks: int, outputs: int
 ) -> nn.Sequential:
-    """Modules in sequence; the last one makes the `outputs` highest resolutions only."""
-    made = [len(widths)] * (modules - 1) + [outputs]
+    """A sequence of modules; the last one outputs only the `outputs` highest resolutions."""
+    counts = [len(widths)] * (modules - 1) + [outputs]
     return nn.Sequential(
         *(
             (f"stage_{name}_{i}", MultiResolutionModule(f"{name}_{i}", widths, blocks, n))
-            for i, n in enumerate(made, 1)
+            for i, n in enumerate(counts, 1)
         )
     )
 
 
 class Transition(nn.Layer):
-    """Between two stages: the branches get new widths, and one of half the resolution is added.
+    """Between two stages: changes the branch widths and adds a branch of half the resolution.
 
     Args:
-        name: part of the parameters' names, as below.
-        inputs, outputs: channels of the branches before and after, the highest resolution first.
+        name: part of the parameter names.
+        inputs, outputs: channels of the branches before and after, highest resolution first.
     """
 
     def __init__(self, name: str, inputs: Sequence[int], outputs: Sequence[int]):
@@ -124,13 +125,13 @@ class Transition(nn.Layer):
 
 
 class MultiResolutionModule(nn.Layer):
-    """Branches side by side, then an exchange between all of them.
+    """Parallel branches followed by multi-scale fusion.
 
     Args:
-        name: part of the parameters' names.
+        name: part of the parameter names.
         widths: channels of the branches.
-        blocks: residual blocks of each branch.
-        outputs: how many resolutions the exchange makes, the highest first.
+        blocks: number of residual blocks in each branch.
+        outputs: number of output resolutions, highest first.
     """
 
     def __init__(self, name: str, widths: Sequence[int], blocks: int, outputs: int):
@@ -147,7 +148,7 @@ class Branches(nn.Layer):
 
     def __init__(self, name: str, widths: Sequence[int], blocks: int):
         super().__init__()
-        # Checkpoints know the blocks by flat names; inside a list the chains add none.
+        # Checkpoints have flat names of the blocks: a plain list adds no further level.
         self._chains = [
             nn.Sequential(
                 *(
@@ -163,7 +164,7 @@ class Branches(nn.Layer):
 
 
 class Fusion(nn.Layer):
-    """Each output is the ReLU of the sum of all branches, brought to its resolution and width."""
+    """Each output is the ReLU of the sum of all branches, resampled to its resolution and width."""
 
     def __init__(self, name: str, widths: Sequence[int], outputs: int):
         super().__init__()
@@ -173,7 +174,7 @@ class Fusion(nn.Layer):
         ]
 
     def _path(self, name: str, widths: Sequence[int], source: int, target: int) -> nn.Sequential:
-        """Down by strided convolutions; upwards a new width only, `sum_scales` upsamples."""
+        """Strided convolutions, or a 1×1 convolution before the upsampling of `sum_scales`."""
         name = f"residual_{name}_layer_{target + 1}_{source + 1}"
         if source > target:
             conv = ConvNorm(widths[source], widths[target], 1)
@@ -200,7 +201,7 @@ class Fusion(nn.Layer):
 
 
 class BasicBlock(nn.Layer):
-    """Two 3×3 convolutions around a shortcut (He et al., CVPR 2016)."""
+    """Residual block of two 3×3 convolutions (He et al., CVPR 2016)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -212,7 +213,7 @@ class BasicBlock(nn.Layer):
 
 
 class Bottleneck(nn.Layer):
-    """1×1, 3×3 and 1×1 convolution around a shortcut, projected if the width changes."""
+    """Residual block of 1×1, 3×3 and 1×1 convolutions, with projection if the width changes."""
 
     expansion = 4
 

@@ -1,4 +1,4 @@
-"""Identity mapping hourglass network: maps of body parts at five scales, refined stack by stack.
+"""IMHN, the identity mapping hourglass network of SimplePose.
 
 Source: SimplePose (Li et al., "Simple Pose: Rethinking and Improving a Bottom-up Approach for
 Multi-Person Pose Estimation", AAAI 2020).
@@ -12,11 +12,11 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
-from ppose.codecs.parts import Parts
+from ppose.codecs.part_layout import PartLayout
+from ppose.config import register
 from ppose.models.kernels import upsample
 from ppose.models.layers import ConvNorm, check_images, conv2d, parallel
 from ppose.models.network import Network
-from ppose.registry import register
 
 SCALES = 5
 _DILATIONS = (3, 3, 4, 4, 5, 5)
@@ -24,35 +24,35 @@ _SQUEEZE = 16
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Slope 0.01 below 0."""
+    """LeakyReLU with slope 0.01."""
     return F.leaky_relu(x, 0.01)
 
 
 @register
 class IMHN(Network):
-    """Hourglasses in a row, each with maps at five scales.
+    """Stacked hourglasses with body part maps at five scales each.
 
-    Features and maps of each scale go on to the same scale of the next hourglass. Only those of
-    the finest scale reach the result: in eval mode the others are not computed.
+    Features and maps of each scale are added to the same scale of the next hourglass. In eval mode
+    only the finest scale is computed, as the output does not depend on the others.
 
-    As published, weights of convolutions start at N(0, 0.001²) and of linear layers at
-    N(0, 0.01²), biases at 0, batch norms at 1 and 0.
+    As published, convolutions are initialised with N(0, 0.001²), linear layers with N(0, 0.01²),
+    biases with 0, and batch norms with scale 1 and bias 0.
 
     Args:
-        parts: what the maps show.
-        stacks: hourglasses.
+        parts: the channels of the maps: limbs, joints and masks.
+        stacks: number of hourglasses.
         width: channels of the finest scale, a multiple of 16.
-        increase: further channels of each coarser scale, even.
+        increase: additional channels of each coarser scale, even.
 
     Raises:
-        ValueError: an argument that is not so.
+        ValueError: an argument is out of range.
     """
 
     stride = 4
     size_multiple = 64
     heads = r"stacks\.\d+\.heads\.|merges\.\d+\.maps\.\d+\.conv\."
 
-    def __init__(self, parts: Parts, stacks: int = 4, width: int = 256, increase: int = 128):
+    def __init__(self, parts: PartLayout, stacks: int = 4, width: int = 256, increase: int = 128):
         super().__init__()
         if stacks < 1:
             raise ValueError(f"stacks has to be at least 1, found {stacks}")
@@ -71,8 +71,8 @@ class IMHN(Network):
         """Images (N, 3, H, W) → maps.
 
         Returns:
-            in eval mode (N, channels, H/4, W/4); in training for each stack maps
-            (N, channels, H/4/2^s, W/4/2^s) of the scales s = 0 … 4.
+            in eval mode (N, channels, H/4, W/4); in training mode, for each stack, a list of maps
+            (N, channels, H/4/2^s, W/4/2^s) for the scales s = 0 … 4.
         """
         scales = SCALES if self.training else 1
         x = self.stem(images)
@@ -88,7 +88,7 @@ class IMHN(Network):
 
 
 class Stem(nn.Layer):
-    """Images → (N, width, H/4, W/4), half of it with a wide view by dilated convolutions."""
+    """Images → (N, width, H/4, W/4); half of the channels come from dilated convolutions."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -107,7 +107,7 @@ class Stem(nn.Layer):
 
 
 class Stack(nn.Layer):
-    """An hourglass, and features and maps at each of its scales."""
+    """An hourglass with features and maps at each of its scales."""
 
     def __init__(self, widths: list[int], channels: int):
         super().__init__()
@@ -118,7 +118,7 @@ class Stack(nn.Layer):
     def forward(
         self, x: Tensor, carried: list[Tensor], scales: int
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Features and maps of the finest `scales`; `carried` comes from the stack before."""
+        """Features and maps of the finest `scales`; `carried` comes from the previous `Merge`."""
         found = self.hourglass(x)[:scales]
         if carried:
             found = [own + before for own, before in zip(found, carried)]  # noqa: B905
@@ -127,7 +127,7 @@ class Stack(nn.Layer):
 
 
 class Hourglass(nn.Layer):
-    """Down to 1/16 of the size and up again (Newell et al., ECCV 2016)."""
+    """Hourglass with four levels, down to 1/16 of the size (Newell et al., ECCV 2016)."""
 
     def __init__(self, widths: list[int]):
         super().__init__()
@@ -141,7 +141,7 @@ class Hourglass(nn.Layer):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, widths[0], h, w) → one map for each scale, the finest first."""
+        """(N, widths[0], h, w) → features of each scale, finest first."""
         kept = []
         for skip, down in zip(self.skips, self.downs):  # noqa: B905
             kept.append(skip(x))
@@ -155,7 +155,7 @@ class Hourglass(nn.Layer):
 
 
 class Features(nn.Layer):
-    """Two convolutions and a squeeze-excitation, before the maps of a scale."""
+    """Features of a scale: two convolutions and squeeze-and-excitation."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -168,7 +168,7 @@ class Features(nn.Layer):
 
 
 class SqueezeExcitation(nn.Layer):
-    """Weighs each channel by what all channels hold on average (Hu et al., CVPR 2018)."""
+    """Squeeze-and-excitation (Hu et al., CVPR 2018)."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -182,7 +182,7 @@ class SqueezeExcitation(nn.Layer):
 
 
 class Merge(nn.Layer):
-    """What a stack hands to the same scales of the next one: its features and its maps."""
+    """Projects the features and maps of a stack to the input of the next stack, per scale."""
 
     def __init__(self, widths: list[int], channels: int):
         super().__init__()
@@ -195,7 +195,7 @@ class Merge(nn.Layer):
 
 
 class Residual(nn.Layer):
-    """Bottleneck of half the width, with a projection where the width changes."""
+    """Residual bottleneck of half the width, with projection if the width changes."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()

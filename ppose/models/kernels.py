@@ -1,7 +1,7 @@
-"""Machine code for training on a CPU, where Paddle's operators are slow (benchmarks/train.py).
+"""Numba kernels for training on a CPU, where Paddle's operators are slow (benchmarks/train.py).
 
-It runs where autograd records on a CPU. Elsewhere, in exported graphs and without Numba, Paddle's
-operators compute the same. Results do not depend on the number of threads.
+They are used if autograd is recording on a CPU. Otherwise, in exported graphs and without Numba,
+Paddle's operators are used. Results do not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from paddle.autograd import PyLayer
 from paddle.jit.sot import psdb
 from paddle.nn import functional as F
 
-from ppose.compiled import compiled, numba, prange
+from ppose.utils.numba import compiled, numba, prange
 
-# Sums may take the order that vectors want; NaN and infinity stay what they are.
+# Allows reordering of sums for vectorization; NaN and infinity are preserved.
 _FASTMATH = {"contract", "reassoc"}
 
 
 class DepthwiseConv2D(nn.Conv2D):
-    """3×3 convolution of each channel with a kernel of its own, without bias.
+    """Depthwise 3×3 convolution with padding 1, without bias.
 
     Args:
-        channels: of input and output.
-        stride: of H rows and W columns every stride-th is kept, the first among them.
-        weight_attr: as of `nn.Conv2D`.
+        channels: number of input and output channels.
+        stride: stride of the convolution.
+        weight_attr: see `nn.Conv2D`.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class DepthwiseConv2D(nn.Conv2D):
 
 
 def upsample(x: Tensor, scale: int) -> Tensor:
-    """(N, C, h, w) → (N, C, scale·h, scale·w), each value repeated."""
+    """Nearest upsampling: (N, C, h, w) → (N, C, scale·h, scale·w)."""
     if recorded_on_cpu(x):
         return _Upsample.apply(x, scale)
     return F.interpolate(x, scale_factor=scale)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
-    """3×3 convolution of each channel, by machine code; where `recorded_on_cpu` holds.
+    """Depthwise 3×3 convolution by a Numba kernel; requires `recorded_on_cpu`.
 
     Args:
         x: (N, C, H, W).
@@ -70,7 +70,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
 
 
 def recorded_on_cpu(*inputs: Tensor) -> bool:
-    """Whether the machine code applies: float32 on a CPU, and gradients are recorded."""
+    """Whether the Numba kernels can be used: float32 tensors on a CPU, and autograd records."""
     return (
         numba is not None
         and paddle.in_dynamic_mode()
@@ -86,7 +86,7 @@ class _Depthwise(PyLayer):
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.stride = stride
-        ctx.asked = not x.stop_gradient, not weight.stop_gradient
+        ctx.needs_gradient = not x.stop_gradient, not weight.stop_gradient
         n, c, h, w = x.shape
         output = paddle.empty([n, c, -(-h // stride), -(-w // stride)])
         depthwise(array_of(x), array_of(weight), stride, array_of(output))
@@ -98,8 +98,8 @@ class _Depthwise(PyLayer):
         of_x, of_weight = paddle.empty(x.shape), paddle.empty(weight.shape)
         arrays = map(array_of, (x, weight, gradient, of_x, of_weight))
         depthwise_backward(*arrays, ctx.stride)
-        found = zip((of_x, of_weight), ctx.asked, strict=True)
-        return tuple(each if asked else None for each, asked in found)
+        gradients = zip((of_x, of_weight), ctx.needs_gradient, strict=True)
+        return tuple(each if needed else None for each, needed in gradients)
 
 
 class _Upsample(PyLayer):
@@ -120,7 +120,7 @@ class _Upsample(PyLayer):
 
 
 def array_of(tensor: Tensor) -> np.ndarray:
-    """The tensor's own memory; a copy of a view with gaps."""
+    """NumPy view of a tensor's memory; a copy if the tensor is not contiguous."""
     return np.from_dlpack(tensor.detach().contiguous())
 
 
@@ -131,8 +131,8 @@ def _planes(tensor: Tensor) -> np.ndarray:
 
 @compiled(inline="always")
 def _spread(row: np.ndarray, stride: int, wide: np.ndarray) -> None:
-    """Writes the values of a row `stride` apart."""
-    # The usual stride by itself: the loop then copies vectors.
+    """Writes the values of a row to every `stride`-th cell."""
+    # A separate loop for stride 1, so that it is vectorized.
     if stride == 1:
         for x in range(len(row)):
             wide[x] = row[x]
@@ -143,7 +143,7 @@ def _spread(row: np.ndarray, stride: int, wide: np.ndarray) -> None:
 
 @compiled(inline="always")
 def _gather(wide: np.ndarray, stride: int, row: np.ndarray) -> None:
-    """Undoes `_spread`."""
+    """Inverse of `_spread`."""
     if stride == 1:
         for x in range(len(row)):
             row[x] = wide[x]
@@ -154,14 +154,14 @@ def _gather(wide: np.ndarray, stride: int, row: np.ndarray) -> None:
 
 @compiled(inline="always")
 def _pad(plane: np.ndarray, stride: int, padded: np.ndarray) -> None:
-    """Writes the cells of a plane, `stride` apart, into one with a border of one cell."""
+    """Writes a plane, with its cells `stride` apart, into one that is padded by one cell."""
     for y in range(len(plane)):
         _spread(plane[y], stride, padded[stride * y + 1, 1:])
 
 
 @compiled(inline="always", fastmath=_FASTMATH)
 def _correlate(padded: np.ndarray, w: np.ndarray, stride: int, output: np.ndarray) -> None:
-    """Sums of 3×3 cells by their weights; the windows lie `stride` apart."""
+    """3×3 correlation of a padded plane with weights `w`."""
     a, b, c = w[0, 0], w[0, 1], w[0, 2]
     d, e, f = w[1, 0], w[1, 1], w[1, 2]
     g, h, i = w[2, 0], w[2, 1], w[2, 2]
@@ -180,7 +180,7 @@ def _correlate(padded: np.ndarray, w: np.ndarray, stride: int, output: np.ndarra
 
 @compiled(inline="always", fastmath=_FASTMATH)
 def _add_products(padded: np.ndarray, spread: np.ndarray, stride: int, sums: np.ndarray) -> None:
-    """Adds to (3, 3) sums the products of one plane's cells with the cells around them."""
+    """Accumulates the (3, 3) weight gradient of one plane."""
     width = padded.shape[1] - 2
     for y in range(0, padded.shape[0] - 2, stride):
         above, row, below, values = padded[y], padded[y + 1], padded[y + 2], spread[y + 1]
@@ -209,7 +209,7 @@ def _add_products(padded: np.ndarray, spread: np.ndarray, stride: int, sums: np.
 
 @compiled(fastmath=_FASTMATH, parallel=True)
 def depthwise(x: np.ndarray, weight: np.ndarray, stride: int, output: np.ndarray) -> None:
-    """Convolution of (N, C, H, W) with (C, 1, 3, 3), padded by a cell of 0."""
+    """Depthwise convolution of (N, C, H, W) with (C, 1, 3, 3), with zero padding of one cell."""
     number, channels, height, width = x.shape
     for c in prange(channels):
         padded = np.zeros((height + 2, width + 2), np.float32)
@@ -227,11 +227,11 @@ def depthwise_backward(
     of_weight: np.ndarray,
     stride: int,
 ) -> None:
-    """Gradients of `depthwise` for the input and the weights from that of the output."""
+    """Backward pass of `depthwise`: fills the gradients of the input and of the weights."""
     number, channels, height, width = x.shape
     for c in prange(channels):
         padded = np.zeros((height + 2, width + 2), np.float32)
-        # The gradient where a convolution without stride would have it, 0 elsewhere.
+        # The gradient of a convolution with stride 1, 0 at the cells that the stride skips.
         spread = np.zeros((height + 2, width + 2), np.float32)
         flipped = weight[c, 0, ::-1, ::-1].copy()
         sums = np.zeros((3, 3), np.float64)
@@ -245,7 +245,7 @@ def depthwise_backward(
 
 @compiled(parallel=True)
 def repeat(x: np.ndarray, scale: int, output: np.ndarray) -> None:
-    """Fills (P, scale·h, scale·w) with the values of (P, h, w)."""
+    """Nearest upsampling of (P, h, w) to (P, scale·h, scale·w)."""
     planes, height, width = x.shape
     for p in prange(planes):
         for y in range(height):
@@ -259,7 +259,7 @@ def repeat(x: np.ndarray, scale: int, output: np.ndarray) -> None:
 
 @compiled(parallel=True)
 def sum_blocks(x: np.ndarray, scale: int, output: np.ndarray) -> None:
-    """Fills (P, h, w) with the sums over scale × scale cells of (P, scale·h, scale·w)."""
+    """Sums over blocks of scale × scale cells: (P, scale·h, scale·w) → (P, h, w)."""
     planes, height, width = output.shape
     for p in prange(planes):
         for y in range(height):

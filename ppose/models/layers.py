@@ -1,4 +1,4 @@
-"""What the networks are made of: the backbone's contract, convolution units, sums over scales."""
+"""Shared building blocks: backbone base class, convolution layers, sums over resolutions."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ Activation = Callable[[Tensor], Tensor]
 
 
 class Backbone(nn.Layer):
-    """Base class of what turns images (N, 3, H, W) into one map (N, out_channels, H/s, W/s).
+    """Base class of backbones: images (N, 3, H, W) → features (N, out_channels, H/s, W/s).
 
     Args:
-        out_channels: channels of the map.
+        out_channels: number of feature channels.
 
     Attributes:
-        stride: s, pixels of the image per pixel of the map.
-        size_multiple: height and width have to be multiples of it, so that the maps of all
-            resolutions inside the network lie on one another.
+        stride: s, input pixels per feature pixel.
+        size_multiple: height and width of the input must be multiples of it, so that feature maps
+            of different resolutions align.
     """
 
     stride: int = 4
@@ -32,18 +32,18 @@ class Backbone(nn.Layer):
     def __init__(self, out_channels: int):
         super().__init__()
         self.out_channels = out_channels
-        # In a hook, dynamic-to-static does not turn the check into a part of the exported graph.
+        # As a hook, the check does not become part of a graph traced by dynamic-to-static.
         self.register_forward_pre_hook(check_images)  # type: ignore[arg-type]
 
 
 def check_images(network: Backbone | Network, inputs: tuple[Tensor]) -> None:
-    """Hook before `forward`: ValueError for images that are no multiple of `size_multiple`."""
+    """Forward pre-hook: raises ValueError if a size is not a multiple of `size_multiple`."""
     shape, multiple = list(inputs[0].shape), network.size_multiple
-    # A size that an exported graph leaves open is -1.
+    # A dynamic size is -1 during export.
     if len(shape) != 4 or any(side > 0 and side % multiple for side in shape[2:]):
         raise ValueError(
-            f"{type(network).__name__} takes images (N, 3, H, W) with H and W multiples of "
-            f"{multiple}, found {shape}; resize or pad them, or set input_size to such a size"
+            f"{type(network).__name__} expects images (N, 3, H, W) with H and W multiples of "
+            f"{multiple}, found {shape}; resize or pad them, or change input_size"
         )
 
 
@@ -56,7 +56,7 @@ def conv2d(
     bias: bool = False,
     dilation: int = 1,
 ) -> nn.Conv2D:
-    """Convolution that keeps the size, up to its stride; weights start at N(0, 0.001²)."""
+    """Convolution with "same" padding, initialised with N(0, 0.001²)."""
     if groups == inputs == outputs and (kernel, bias, dilation) == (3, False, 1):
         return DepthwiseConv2D(inputs, stride, weight_attr=nn.initializer.Normal(std=0.001))
     return nn.Conv2D(
@@ -73,15 +73,15 @@ def conv2d(
 
 
 class ConvNorm(nn.Layer):
-    """Convolution, batch norm and activation.
+    """Convolution without bias, batch norm and optional activation.
 
     Args:
-        inputs, outputs: channels.
-        kernel: odd side of the kernel.
-        stride: of the convolution.
-        groups: of the convolution; `inputs` for a depthwise one.
-        activation: applied last; None for none.
-        dilation: cells between the kernel's taps.
+        inputs, outputs: numbers of channels.
+        kernel: kernel size, odd.
+        stride: stride of the convolution.
+        groups: groups of the convolution; `inputs` for a depthwise convolution.
+        activation: activation function, or None.
+        dilation: dilation of the convolution.
     """
 
     def __init__(
@@ -105,22 +105,22 @@ class ConvNorm(nn.Layer):
 
 
 def parallel(layers: Iterable[nn.Layer], maps: Iterable[Tensor]) -> list[Tensor]:
-    """Applies each layer to the map at its place."""
-    # No strict: dynamic-to-static knows zip without keywords only.
+    """Applies each layer to the map at the same index."""
+    # Without `strict`, as dynamic-to-static does not support keyword arguments of zip.
     return [layer(x) for layer, x in zip(layers, maps)]  # noqa: B905
 
 
 def sum_scales(maps: Sequence[Tensor], target: int) -> Tensor:
-    """Sum of maps at the resolution of `maps[target]`.
+    """Sum of maps at the resolution of `maps[target]`, with nearest upsampling.
 
     Args:
-        maps: up to `target` of one size, each later one half as large as the one before.
-        target: index of the first map after which the sizes fall.
+        maps: maps up to `target` have the same size, each later one half that of the previous.
+        target: index of the map whose resolution the sum has.
     """
-    # Nearest upsampling distributes over sums: from the coarsest map up, each sum is only doubled,
-    # and most additions happen on small maps.
-    falling = [reduce(paddle.add, maps[: target + 1]), *maps[target + 1 :]]
-    total = falling[-1]
-    for finer in falling[-2::-1]:
+    # Nearest upsampling distributes over sums. Starting at the coarsest map, each partial sum is
+    # upsampled by 2 only, and most additions are on small maps.
+    pyramid = [reduce(paddle.add, maps[: target + 1]), *maps[target + 1 :]]
+    total = pyramid[-1]
+    for finer in pyramid[-2::-1]:
         total = finer + upsample(total, 2)
     return total

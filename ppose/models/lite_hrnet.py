@@ -1,7 +1,7 @@
-"""Lite-HRNet: HRNet made of shuffle blocks, for small devices.
+"""Lite-HRNet: a lightweight HRNet built from shuffle blocks.
 
-Source: Yu et al., "Lite-HRNet: A Lightweight High-Resolution Network", CVPR 2021. Parameters
-have the names of the public Paddle checkpoints.
+Source: Yu et al., "Lite-HRNet: A Lightweight High-Resolution Network", CVPR 2021. Parameter
+names are those of the public Paddle checkpoints.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ import paddle
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
+from ppose.config import nearest, register
 from ppose.models.kernels import upsample
 from ppose.models.layers import Backbone, ConvNorm, conv2d, parallel, sum_scales
-from ppose.registry import nearest, register
 
 
 class Variant(NamedTuple):
-    """One published network.
+    """A published network.
 
     Attributes:
-        modules: multi-resolution modules of stages 2, 3 and 4 of the paper.
-        width: channels of the highest resolution; each lower one has twice as many.
-        weighting: conditional channel weighting in place of the 1×1 convolutions.
+        modules: number of multi-resolution modules in stages 2, 3 and 4 of the paper.
+        width: channels of the highest resolution; each lower resolution has twice as many.
+        weighting: conditional channel weighting instead of 1×1 convolutions.
     """
 
     modules: tuple[int, int, int]
@@ -42,19 +42,19 @@ VARIANTS = {
 
 @register
 class LiteHRNet(Backbone):
-    """Lite-HRNet with the highest resolution, 1/4 of the image, as output.
+    """Lite-HRNet backbone; the output is at 1/4 of the image size.
 
-    Convolutions start at N(0, 0.001²), batch norms at 1 and 0, as published.
+    Convolutions are initialised with N(0, 0.001²), batch norms with scale 1 and bias 0, as in the
+    paper's code.
 
     Args:
-        network: a network of the paper: Lite-HRNet-18 or -30, or the naive or wider naive
-            combination of shuffle blocks and HRNet.
+        network: a network of the paper: Lite-HRNet-18 or -30, or Naive or Wider Naive Lite-HRNet.
     """
 
     def __init__(self, network: Literal["lite_18", "lite_30", "naive", "wider_naive"]):
         if network not in VARIANTS:
             known = nearest(network, list(VARIANTS))
-            raise ValueError(f"there is no Lite-HRNet '{network}'{known}")
+            raise ValueError(f"unknown Lite-HRNet '{network}'{known}")
         modules, width, weighting = VARIANTS[network]
         super().__init__(out_channels=width)
         widths = [width, 2 * width, 4 * width, 8 * width]
@@ -82,7 +82,7 @@ def _stage(modules: int, widths: Sequence[int], weighting: bool) -> nn.Sequentia
 
 
 class Stem(nn.Layer):
-    """A strided convolution, then a shuffle block that halves the resolution again."""
+    """A strided convolution and a strided shuffle block: images → 1/4 of the size."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -103,7 +103,7 @@ class Stem(nn.Layer):
 
 
 class Transition(nn.LayerList):
-    """Between two stages: the branches get new widths, and one of half the resolution is added."""
+    """Between two stages: changes the branch widths and adds a branch of half the resolution."""
 
     def __init__(self, inputs: Sequence[int], outputs: Sequence[int]):
         kept = (
@@ -118,7 +118,7 @@ class Transition(nn.LayerList):
 
 
 class MultiResolutionModule(nn.Layer):
-    """Two shuffle blocks in each branch, then an exchange between all branches."""
+    """Two shuffle blocks in each branch, followed by multi-scale fusion."""
 
     def __init__(self, widths: Sequence[int], weighting: bool):
         super().__init__()
@@ -144,7 +144,7 @@ class Branches(nn.LayerList):
 
 
 class ShuffleBlock(nn.Layer):
-    """Half of the channels pass, half are convolved (Ma et al., ShuffleNet V2, ECCV 2018)."""
+    """Shuffle block with stride 1 (Ma et al., ShuffleNet V2, ECCV 2018)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -161,10 +161,10 @@ class ShuffleBlock(nn.Layer):
 
 
 class ChannelWeightingBlock(nn.Layer):
-    """Shuffle blocks of all resolutions, with weights in place of the 1×1 convolutions.
+    """Conditional channel weighting: shuffle blocks of all resolutions without 1×1 convolutions.
 
-    Half of the channels pass; the others are weighted by what all resolutions show, convolved
-    depthwise, and weighted by their own mean.
+    Half of the channels pass through. The others go through cross-resolution weighting, a depthwise
+    convolution, and spatial weighting.
     """
 
     def __init__(self, widths: Sequence[int]):
@@ -184,7 +184,7 @@ class ChannelWeightingBlock(nn.Layer):
 
 
 class CrossResolutionWeighting(nn.Layer):
-    """Weights of every channel at every place, from all resolutions pooled to the lowest."""
+    """Weights for all channels and positions, from all resolutions pooled to the lowest one."""
 
     def __init__(self, widths: Sequence[int], reduction: int = 8):
         super().__init__()
@@ -203,7 +203,7 @@ class CrossResolutionWeighting(nn.Layer):
 
 
 class SpatialWeighting(nn.Layer):
-    """Weights of the channels from their means over the map, squeezed and expanded."""
+    """Channel weights from global average pooling, as in squeeze-and-excitation."""
 
     def __init__(self, width: int, reduction: int = 4):
         super().__init__()
@@ -220,10 +220,10 @@ class SpatialWeighting(nn.Layer):
 
 
 class Fusion(nn.LayerList):
-    """Each output is the ReLU of a sum of all branches, brought to its resolution and width.
+    """Each output is the ReLU of a sum of all branches, resampled to its resolution and width.
 
-    As in the published networks, whose weights depend on it, the highest resolution counts
-    twice in every sum, and the lower ones receive it as it is after its own sum, before ReLU.
+    As in the published networks, whose weights depend on it, the highest resolution is added twice
+    to every sum, and the sums of lower resolutions use its own sum, before ReLU.
     """
 
     def __init__(self, widths: Sequence[int]):
@@ -247,7 +247,7 @@ class Fusion(nn.LayerList):
 
 
 def _path(widths: Sequence[int], source: int, target: int) -> nn.Layer:
-    """Down by strided convolutions; upwards a new width only, `sum_scales` upsamples."""
+    """Strided convolutions, or a 1×1 convolution before the upsampling of `sum_scales`."""
     inputs, outputs = widths[source], widths[target]
     if source == target:
         return nn.Identity()
@@ -258,7 +258,7 @@ def _path(widths: Sequence[int], source: int, target: int) -> nn.Layer:
 
 
 class IterativeHead(nn.Layer):
-    """From the lowest resolution up: convolve, upsample bilinearly, add to the next one."""
+    """Starting at the lowest resolution: convolve, upsample bilinearly, add to the next one."""
 
     def __init__(self, widths: Sequence[int]):
         super().__init__()
@@ -277,7 +277,7 @@ class IterativeHead(nn.Layer):
 
 
 class SeparableConv(nn.Layer):
-    """Depthwise 3×3, then pointwise convolution."""
+    """Depthwise 3×3 convolution followed by a pointwise convolution."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -289,7 +289,7 @@ class SeparableConv(nn.Layer):
 
 
 def separable(inputs: int, outputs: int, stride: int, relu: bool) -> nn.Sequential:
-    """`SeparableConv` with a stride, flat: checkpoints name its layers by number."""
+    """Depthwise separable convolution with numbered layers, as named in the checkpoints."""
     layers = [
         conv2d(inputs, inputs, 3, stride, groups=inputs),
         nn.BatchNorm2D(inputs),
@@ -300,8 +300,8 @@ def separable(inputs: int, outputs: int, stride: int, relu: bool) -> nn.Sequenti
 
 
 def interleave(first: Tensor, second: Tensor) -> Tensor:
-    """(N, C, H, W) twice → (N, 2C, H, W) with their channels by turns.
+    """Interleaves the channels of two tensors: (N, C, H, W) each → (N, 2C, H, W).
 
-    The channel shuffle of their concatenation in two groups, with one copy instead of two.
+    Equal to concatenation and channel shuffle with two groups, but with one copy instead of two.
     """
     return paddle.concat([first.unsqueeze(2), second.unsqueeze(2)], axis=2).flatten(1, 2)

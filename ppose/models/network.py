@@ -1,4 +1,4 @@
-"""What every pose network promises to the data path and to the codec."""
+"""Base class of pose networks."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from paddle import nn
 
 
 class Network(nn.Layer):
-    """Base class of what `model:` in a config may name: images (N, 3, H, W) → maps.
+    """Base class of the networks for `model:` in a config: images (N, 3, H, W) → maps.
 
-    In training a network may give more than the maps that are decoded, for its loss; in eval
-    mode it gives maps (N, channels, H/stride, W/stride) only.
+    In eval mode the output is maps (N, channels, H/stride, W/stride). In training mode it may
+    contain further maps for the loss.
 
     Attributes:
-        stride: pixels of the input per cell of the maps.
-        size_multiple: height and width of the input have to be multiples of it.
+        stride: input pixels per cell of the maps.
+        size_multiple: height and width of the input must be multiples of it.
         channels: number of maps.
-        heads: pattern of the names, outside a backbone, of tensors whose shape depends on what
-            the maps show; a training may start from weights without them.
+        heads: regular expression for the names of tensors outside a backbone whose shape depends
+            on the output channels; pretrained weights may lack them.
     """
 
     stride: int

@@ -1,24 +1,24 @@
-"""Top-down pose network: one person's image in, one heat map per joint out."""
+"""Top-down pose network: image of one person → one heat map per joint."""
 
 from __future__ import annotations
 
 from paddle import Tensor
 
+from ppose.config import register
 from ppose.models.layers import Backbone, conv2d
 from ppose.models.network import Network
-from ppose.registry import register
-from ppose.skeleton import Skeleton
+from ppose.structures.skeleton import Skeleton
 
 
 @register
 class PoseNet(Network):
-    """A backbone and a 1×1 convolution to heat maps.
+    """A backbone followed by a 1×1 convolution to heat maps.
 
-    The convolution starts at N(0, 0.001²) without bias, as published for HRNet.
+    The convolution is initialised with N(0, 0.001²) and zero bias, as in HRNet.
 
     Args:
-        backbone: makes the features; the heat maps have its resolution.
-        skeleton: joints in the order of the maps.
+        backbone: feature extractor; the heat maps have the resolution of its output.
+        skeleton: joints, in the order of the heat maps.
     """
 
     def __init__(self, backbone: Backbone, skeleton: Skeleton):

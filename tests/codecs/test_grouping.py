@@ -1,4 +1,4 @@
-"""Assignment: published scenes, drawn people, plain loops, and bad maps."""
+"""Grouping: published scenes, synthetic maps, reference loops, and invalid maps."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from ppose.codecs import grouping
 from ppose.codecs.grouping import Grouping, Limbs, match, merge
-from ppose.codecs.parts import SIMPLEPOSE
+from ppose.codecs.part_layout import SIMPLEPOSE
 from ppose.codecs.peaks import Peaks
 from ppose.metrics.oks import oks
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
 GOLDEN_FILE = Path(__file__).parents[1] / "golden" / "imhn_targets_grouping.npz"
 GOLDEN = np.load(GOLDEN_FILE)
@@ -37,7 +37,7 @@ def in_pixels(people):
 
 
 def matches(keypoints, scene):
-    """(N, 2) indices of annotated and found people, the most similar first, OKS ≥ 0.5."""
+    """(N, 2) indices of matching annotated and found people with OKS ≥ 0.5, best first."""
     joints = SIMPLEPOSE.to_skeleton(GOLDEN[f"joints{scene}"])
     labelled = joints[..., 2] < 2
     extent = [np.ptp(p[seen, :2], axis=0).prod() for p, seen in zip(joints, labelled, strict=True)]
@@ -50,7 +50,7 @@ def matches(keypoints, scene):
 
 
 def counts(keypoints, scene):
-    """Number of people matched and of false ones."""
+    """Number of true and false positives."""
     found = len(matches(keypoints, scene))
     return np.array([found, len(keypoints) - found])
 
@@ -74,7 +74,7 @@ def draw(people, width, height, limb_index=CHAIN):
 
 @st.composite
 def crowds(draw_from):
-    """People of FIGURE's kind that keep apart, and the size of the maps."""
+    """People like FIGURE without overlap, and the size of the maps."""
     columns, rows = draw_from(st.integers(1, 3)), draw_from(st.integers(1, 2))
     rng = np.random.default_rng(draw_from(st.integers(0, 2**32 - 1)))
     corner = np.stack(np.meshgrid(np.arange(columns), np.arange(rows)), -1).reshape(-1, 1, 2)
@@ -82,16 +82,16 @@ def crowds(draw_from):
     return people, 22 * columns, 30 * rows
 
 
-def by_place(people):
+def by_position(people):
     return people[np.lexsort(people.reshape(len(people), -1).round(2).T[::-1])]
 
 
 def same_people(a, b, atol=1e-4):
     assert len(a) == len(b)
-    assert np.allclose(by_place(a), by_place(b), atol=atol)
+    assert np.allclose(by_position(a), by_position(b), atol=atol)
 
 
-def test_more_people_are_found_than_by_the_reference_and_fewer_false_ones():
+def test_recall_and_precision_are_not_below_the_reference():
     ours = sum(counts(in_pixels(grouped(GOLDEN[f"maps{n}"])), n) for n in SCENES)
     reference = sum(counts(GOLDEN[f"people{n}"], n) for n in SCENES)
     assert ours[0] >= reference[0]
@@ -99,11 +99,11 @@ def test_more_people_are_found_than_by_the_reference_and_fewer_false_ones():
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_each_scene_is_read_as_well_as_by_the_reference(scene):
+def test_each_scene_is_not_below_the_reference(scene):
     matched, false = counts(in_pixels(grouped(GOLDEN[f"maps{scene}"])), scene)
     best, most_false = counts(GOLDEN[f"people{scene}"], scene)
-    # In scene 1 two heads are the same but for a pixel. The reference takes noise on one eye for
-    # two peaks, which happens to make up the second person.
+    # In scene 1, two heads differ by one pixel. The reference finds two peaks for one eye because
+    # of noise, which happens to form the second person.
     assert matched >= best - (scene == 1)
     assert false <= most_false
 
@@ -124,16 +124,16 @@ def test_joints_of_exact_targets_are_exact(scene):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_probes_change_nothing(scene, monkeypatch):
+def test_probes_do_not_change_the_result(scene, monkeypatch):
     maps = GOLDEN[f"maps{scene}"]
     people = grouped(maps)
     monkeypatch.setattr(grouping, "_PROBES", ())
-    people_of_all = grouped(maps)
-    assert (people == people_of_all).all()
+    without_probes = grouped(maps)
+    assert (people == without_probes).all()
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_parts_change_nothing(scene, monkeypatch):
+def test_the_number_of_pairs_at_once_does_not_change_the_result(scene, monkeypatch):
     people = grouped(GOLDEN[f"maps{scene}"])
     monkeypatch.setattr(grouping, "_PAIRS_AT_ONCE", 1)
     assert (people == grouped(GOLDEN[f"maps{scene}"])).all()
@@ -141,7 +141,7 @@ def test_parts_change_nothing(scene, monkeypatch):
 
 @settings(max_examples=25, deadline=None)
 @given(crowds())
-def test_people_who_keep_apart_are_all_found(crowd):
+def test_all_people_without_overlap_are_found(crowd):
     people, width, height = crowd
     found = Grouping()(*draw(people, width, height), CHAIN)
     assert np.allclose(found[..., 2], 1, atol=0.01)
@@ -159,17 +159,17 @@ def test_the_order_of_joints_does_not_matter(crowd, order):
 
 @settings(max_examples=15, deadline=None)
 @given(crowds(), st.permutations(range(4)), st.lists(st.booleans(), min_size=4, max_size=4))
-def test_the_order_and_direction_of_limbs_do_not_matter(crowd, order, turned):
+def test_the_order_and_direction_of_limbs_do_not_matter(crowd, order, reversed_limbs):
     joints, limbs = draw(*crowd)
     index = CHAIN[list(order)]
-    index = np.where(np.array(turned)[:, None], index[:, ::-1], index)
+    index = np.where(np.array(reversed_limbs)[:, None], index[:, ::-1], index)
     people = Grouping()(joints, limbs, CHAIN)
     same_people(Grouping()(joints, limbs[list(order)], index), people)
 
 
 @settings(max_examples=15, deadline=None)
 @given(crowds())
-def test_mirrored_maps_give_mirrored_people(crowd):
+def test_flipped_maps_give_flipped_people(crowd):
     joints, limbs = draw(*crowd)
     people = Grouping()(joints, limbs, CHAIN)
     mirrored = Grouping()(joints[:, :, ::-1], limbs[:, :, ::-1], CHAIN)
@@ -183,21 +183,21 @@ def one_limb(plane, start, end, **options):
     return Grouping(**options).limbs(peaks, plane[None], np.array([(0, 1)]))
 
 
-def test_a_limb_scores_the_mean_of_its_map_between_the_cells():
+def test_the_score_of_a_limb_is_the_interpolated_mean_of_its_map():
     y, x = np.mgrid[:40, :20]
     limb = one_limb((x + 2 * y + 10) / np.float32(100), (2.3, 4.1), (16.9, 11.4))
     assert np.allclose(limb.score, (9.6 + 2 * 7.75 + 10) / 100, atol=1e-6)
     assert np.allclose(limb.length, np.hypot(14.6, 7.3), atol=1e-5)
 
 
-def test_a_limb_longer_than_half_the_height_loses_score():
+def test_limbs_longer_than_half_the_height_are_penalized():
     plane = np.full((40, 90), 0.9, np.float32)
     assert np.allclose(one_limb(plane, (5, 20), (25, 20)).score, 0.9)
     assert np.allclose(one_limb(plane, (5, 20), (55, 20)).score, 0.9 + 20 / 50 - 1)
     assert len(one_limb(plane / 2, (5, 20), (85, 20))) == 0
 
 
-def test_of_equal_limbs_the_one_with_the_higher_peak_is_chosen():
+def test_the_higher_peak_decides_between_equal_limbs():
     xy = np.array([(10, 10), (4, 10), (16, 10)], np.float32)
     peaks = Peaks(np.array([0, 1, 1]), xy, np.array([0.9, 0.6, 0.8], np.float32))
     plane = np.ones((1, 24, 24), np.float32)
@@ -206,7 +206,7 @@ def test_of_equal_limbs_the_one_with_the_higher_peak_is_chosen():
 
 @pytest.mark.parametrize("gap", [(2, 6), (8, 12), (14, 18), (9, 16)])
 @pytest.mark.parametrize("supported", [0.6, 0.8, 1.0])
-def test_a_limb_needs_the_support_of_its_samples(gap, supported):
+def test_a_limb_needs_enough_supporting_samples(gap, supported):
     plane = np.ones((60, 22), np.float32)
     plane[:, gap[0] : gap[1]] = 0
     empty = gap[1] - gap[0]
@@ -236,17 +236,17 @@ def test_matching_is_greedy(seed, count):
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 60))
-def test_compiled_and_plain_merging_agree(seed, count):
+def test_compiled_and_python_merging_agree(seed, count):
     rng = np.random.default_rng(seed)
     joint_of_peak = np.arange(40) % 5
     ends = rng.integers(0, 40, (count, 2))
     ends = ends[joint_of_peak[ends[:, 0]] != joint_of_peak[ends[:, 1]]]
     numbers = rng.random((2, len(ends))) + 0.01
     arguments = (ends, joint_of_peak[ends], numbers[0], 20 * numbers[1], 40, 5, 4.0, 0.7)
-    fast, plain = merge(*arguments), merge.py_func(*arguments)
-    for a, b in zip(fast, plain, strict=True):
+    compiled, python = merge(*arguments), merge.py_func(*arguments)
+    for a, b in zip(compiled, python, strict=True):
         assert (a == b).all()
-    members = plain[0]
+    members = python[0]
     assert (np.bincount(members[members >= 0], minlength=1) <= 1).all()
     assert (members < 0)[joint_of_peak[members] != np.arange(5)].all()
 
@@ -260,11 +260,11 @@ def chain(*limbs, joints=4, **rules):
     return merge(ends, ends % joints, score, length, peaks, joints, *rules.values())[0].tolist()
 
 
-def test_limbs_that_share_a_peak_are_one_person():
+def test_limbs_with_a_common_peak_form_one_person():
     assert chain((0, 1, 0.9, 5), (1, 2, 0.8, 5), (3, 2, 0.7, 5)) == [[0, 1, 2, 3]]
 
 
-def test_people_grow_from_the_strongest_limb():
+def test_the_strongest_limb_is_used_first():
     xy = np.array([(0, 0), (1, 0), (5, 0)], np.float32)
     peaks = Peaks(np.array([0, 1, 1]), xy, np.ones(3, np.float32))
     index = np.array([(0, 1), (1, 0)])
@@ -273,23 +273,23 @@ def test_people_grow_from_the_strongest_limb():
     assert people[:, :, 0].tolist() == [[0, 5]]
 
 
-def test_a_better_joint_takes_the_place_of_another():
+def test_a_better_joint_replaces_another():
     assert chain((0, 1, 0.5, 5), (0, 5, 0.9, 5)) == [[0, 5, -1, -1]]
     assert chain((0, 1, 0.9, 5), (0, 5, 0.5, 5)) == [[0, 1, -1, -1]]
 
 
-def test_two_people_become_one_by_a_limb_that_is_strong_enough():
+def test_a_strong_limb_merges_two_people():
     parts = (0, 1, 0.8, 5), (2, 3, 0.9, 5)
     assert chain(*parts, (1, 2, 0.6, 5)) == [[0, 1, 2, 3]]
     assert chain(*parts, (1, 2, 0.5, 5)) == [[0, 1, -1, -1], [-1, -1, 2, 3]]
     assert len(chain(*parts, (1, 2, 0.6, 5), tolerance=0.8)) == 2
 
 
-def test_two_people_with_a_joint_in_common_stay_two():
+def test_people_with_the_same_joint_are_not_merged():
     assert chain((0, 1, 0.9, 5), (2, 5, 0.9, 5), (1, 2, 0.9, 5)) == [[0, 1, -1, -1], [-1, 5, 2, -1]]
 
 
-def test_a_limb_much_longer_than_the_person_is_refused():
+def test_limbs_much_longer_than_the_person_are_ignored():
     assert chain((0, 1, 0.9, 2), (1, 2, 0.9, 31)) == [[0, 1, 2, -1]]
     assert chain((0, 1, 0.9, 2), (1, 2, 0.9, 33)) == [[0, 1, -1, -1]]
     assert len(chain((0, 1, 0.9, 2), (2, 3, 0.9, 2), (1, 2, 0.9, 33))) == 2
@@ -301,7 +301,7 @@ import sys
 sys.modules["numba"] = None
 import numpy as np
 from ppose.codecs.grouping import Grouping, merge
-from ppose.codecs.parts import SIMPLEPOSE
+from ppose.codecs.part_layout import SIMPLEPOSE
 from ppose.codecs.peaks import Peaks
 assert merge is merge.py_func
 maps = np.load(sys.argv[1])["maps0"]
@@ -316,7 +316,7 @@ np.savez(sys.argv[2], people=people)
     assert (np.load(made)["people"] == people).all()
 
 
-def test_a_joint_that_is_not_found_is_0():
+def test_a_missing_joint_is_0():
     joints, limbs = draw(FIGURE[None] + 8, 24, 32)
     joints[3] = 0
     people = Grouping()(joints, limbs, CHAIN)
@@ -324,14 +324,14 @@ def test_a_joint_that_is_not_found_is_0():
     assert (people[0, 3] == 0).all()
 
 
-def test_nobody():
+def test_no_people():
     people = Grouping()(*draw(np.zeros((0, 4, 2)), 24, 32), CHAIN)
     assert people.shape == (0, 4, 3)
     assert people.dtype == np.float32
 
 
 @pytest.mark.parametrize(("min_joints", "expected"), [(1, 1), (2, 0)])
-def test_one_joint(min_joints, expected):
+def test_a_single_joint(min_joints, expected):
     joints, limbs = draw(np.zeros((0, 4, 2)), 24, 32)
     joints[2] = draw(FIGURE[None] + 8, 24, 32)[0][2]
     people = Grouping(min_joints=min_joints)(joints, limbs, CHAIN)
@@ -339,7 +339,7 @@ def test_one_joint(min_joints, expected):
     assert np.allclose(people[:, 2], (12, 18, 1), atol=1e-3)
 
 
-def test_faint_peaks_are_no_people():
+def test_low_peaks_are_not_people():
     joints, limbs = draw(FIGURE[None] + 8, 24, 32)
     assert len(Grouping(min_joints=1)(0.4 * joints, 0 * limbs, CHAIN)) == 0
     assert len(Grouping(min_score=0.5)(0.4 * joints, 0.4 * limbs, CHAIN)) == 0
@@ -354,13 +354,13 @@ def test_all_joints_at_one_point(strength, expected):
     assert np.allclose(people[..., :2], (10.3, 12.6), atol=1e-3)
 
 
-def test_people_at_the_same_place_are_one():
+def test_people_at_the_same_position_are_one():
     joints, limbs = draw(np.stack([FIGURE + 8, FIGURE + 8]), 24, 32)
     assert len(Grouping()(joints, limbs, CHAIN)) == 1
 
 
 @pytest.mark.parametrize("min_joints", [1, 2])
-def test_ten_thousand_noise_peaks_are_bounded(min_joints):
+def test_the_number_of_people_in_noise_is_bounded(min_joints):
     rng = np.random.default_rng(0)
     joints = rng.random((18, 128, 128), np.float32)
     limbs = rng.random((30, 128, 128), np.float32)
@@ -374,7 +374,7 @@ def test_ten_thousand_noise_peaks_are_bounded(min_joints):
     assert (again == people).all()
 
 
-def test_half_floats():
+def test_float16_maps():
     maps = GOLDEN["maps0"]
     assert maps.dtype == np.float16
     assert (grouped(maps) == grouped(maps.astype(np.float32))).all()
@@ -382,14 +382,14 @@ def test_half_floats():
 
 @pytest.mark.parametrize("kind", ["joint", "limb"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_maps_that_are_not_finite(kind, value):
+def test_maps_that_are_not_finite_are_errors(kind, value):
     joints, limbs = draw(FIGURE[None] + 8, 24, 32)
     {"joint": joints, "limb": limbs}[kind][3, 20, 11] = value
     with pytest.raises(ValueError, match=f"{kind} map 3 is {value} at x=11, y=20"):
         Grouping()(joints, limbs, CHAIN)
 
 
-def test_maps_and_limbs_that_do_not_fit():
+def test_inconsistent_shapes_are_errors():
     joints, limbs = draw(FIGURE[None] + 8, 24, 32)
     with pytest.raises(ValueError, match="of the same size"):
         Grouping()(joints, limbs[:, 1:], CHAIN)
@@ -416,6 +416,6 @@ def test_maps_and_limbs_that_do_not_fit():
         ("reach", -0.5),
     ],
 )
-def test_options_out_of_range_are_named(name, value):
+def test_errors_name_options_out_of_range(name, value):
     with pytest.raises(ValueError, match=f"{name} has to be .* found {value}"):
         Grouping(**{name: value})

@@ -1,4 +1,4 @@
-"""The codec against published arrays, against itself, and against plain loops."""
+"""Heatmap codec: published arrays, round trips, and reference loops."""
 
 from pathlib import Path
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from ppose.codecs.heatmap import Heatmap
 from ppose.data.crops import BoxCrop
-from ppose.geometry import transform_points
-from ppose.skeleton import COCO17
+from ppose.structures.geometry import transform_points
+from ppose.structures.skeleton import COCO17
 
 SIZE = (192, 256)
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "topdown_codec.npz")
@@ -24,7 +24,7 @@ def golden_keypoints(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_crops_are_the_published_ones(case):
+def test_crops_match_the_published_ones(case):
     matrix = BoxCrop(SIZE).matrix(GOLDEN[f"box{case}"])
     moved = transform_points(matrix, GOLDEN[f"joints{case}"][:, :2])
     labelled = GOLDEN[f"vis{case}"] > 0
@@ -35,19 +35,19 @@ def test_crops_are_the_published_ones(case):
 @pytest.mark.parametrize(
     ("target", "alignment"), [("msra", "classic"), ("dark", "classic"), ("udp", "udp")]
 )
-def test_targets_are_the_published_ones(case, target, alignment):
+def test_targets_match_the_published_ones(case, target, alignment):
     codec = Heatmap(COCO17, SIZE, target=target, alignment=alignment)
-    made = codec.encode(golden_keypoints(case))
+    made = codec.encode_keypoints(golden_keypoints(case))
     assert np.allclose(made["target"], GOLDEN[f"target_{target}{case}"], atol=1e-6)
     assert (made["weight"] == GOLDEN[f"weight_{target}{case}"][:, 0]).all()
 
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("refine", ["quarter", "dark"])
-def test_decoding_is_the_published_one(case, refine):
+def test_decoding_matches_the_published_one(case, refine):
     codec = Heatmap(COCO17, SIZE, refine=refine)
     maps = GOLDEN[f"heatmap{case}"]
-    found = codec.decode(maps)[0]
+    found = codec.decode_keypoints(maps)[0]
     to_image = np.linalg.inv(BoxCrop(SIZE).matrix(GOLDEN[f"box{case}"]))
     assert np.allclose(
         transform_points(to_image, found[:, :2]), GOLDEN[f"decoded_{refine}{case}"][0], atol=1e-2
@@ -62,7 +62,7 @@ inside = st.tuples(st.floats(16, 170), st.floats(16, 235))
 def test_an_exact_target_decodes_to_its_keypoint(points, alignment):
     codec = Heatmap(COCO17, SIZE, target="dark", refine="dark", alignment=alignment)
     keypoints = np.column_stack([points, np.full(17, 2)])
-    found = codec.decode(codec.encode(keypoints)["target"][None])[0]
+    found = codec.decode_keypoints(codec.encode_keypoints(keypoints)["target"][None])[0]
     assert np.abs(found[:, :2] - points).max() < 0.2
     assert found[:, 2].min() > 0.85
 
@@ -71,12 +71,12 @@ def test_an_exact_target_decodes_to_its_keypoint(points, alignment):
 def test_rounded_targets_decode_to_within_a_cell(points, refine):
     codec = Heatmap(COCO17, SIZE, target="msra", refine=refine)
     keypoints = np.column_stack([points, np.full(17, 2)])
-    found = codec.decode(codec.encode(keypoints)["target"][None])[0]
+    found = codec.decode_keypoints(codec.encode_keypoints(keypoints)["target"][None])[0]
     assert np.abs(found[:, :2] - points).max() <= 4
 
 
 def plain_newton_step(plane, x, y, blur):
-    """DARK for one joint, written as in the paper."""
+    """DARK for one joint, as in the paper."""
     import cv2
 
     padded = np.pad(plane.astype(np.float64), blur)
@@ -90,11 +90,11 @@ def plain_newton_step(plane, x, y, blur):
 
 
 @pytest.mark.parametrize("blur", [3, 5, 11])
-def test_dark_equals_a_plain_loop(blur):
+def test_dark_equals_a_reference_loop(blur):
     rng = np.random.default_rng(blur)
     codec = Heatmap(COCO17, SIZE, refine="dark", blur=blur)
     keypoints = np.column_stack([rng.uniform(30, 160, (17, 2)), np.full(17, 2)])
-    maps = codec.encode(keypoints)["target"] + 0.01 * rng.random((17, 64, 48), np.float32)
+    maps = codec.encode_keypoints(keypoints)["target"] + 0.01 * rng.random((17, 64, 48), np.float32)
     cells, _ = codec.peaks(maps[None])
     for plane, found in zip(maps, cells[0], strict=True):
         y, x = np.unravel_index(plane.argmax(), plane.shape)
@@ -102,52 +102,60 @@ def test_dark_equals_a_plain_loop(blur):
 
 
 @pytest.mark.parametrize("refine", ["argmax", "quarter", "dark"])
-def test_a_batch_is_each_of_its_people(refine):
+def test_a_batch_equals_single_people(refine):
     rng = np.random.default_rng(0)
     maps = rng.random((5, 17, 32, 24), np.float32)
     codec = Heatmap(COCO17, (96, 128), refine=refine)
-    assert np.array_equal(codec.decode(maps), np.concatenate([codec.decode(m[None]) for m in maps]))
+    assert np.array_equal(
+        codec.decode_keypoints(maps),
+        np.concatenate([codec.decode_keypoints(m[None]) for m in maps]),
+    )
 
 
 @pytest.mark.parametrize("refine", ["argmax", "quarter", "dark"])
 @pytest.mark.parametrize("value", [0.0, -1.0])
 def test_empty_maps_have_no_score(refine, value):
-    found = Heatmap(COCO17, SIZE, refine=refine).decode(np.full((1, 17, 64, 48), value, "float32"))
+    found = Heatmap(COCO17, SIZE, refine=refine).decode_keypoints(
+        np.full((1, 17, 64, 48), value, "float32")
+    )
     assert (found == 0).all()
 
 
 def test_refinements_differ():
     rng = np.random.default_rng(1)
     maps = rng.random((1, 17, 64, 48), np.float32)
-    places = [Heatmap(COCO17, SIZE, refine=r).decode(maps) for r in ("argmax", "quarter", "dark")]
-    assert not np.allclose(places[0], places[1])
-    assert not np.allclose(places[1], places[2])
+    keypoints = [
+        Heatmap(COCO17, SIZE, refine=r).decode_keypoints(maps)
+        for r in ("argmax", "quarter", "dark")
+    ]
+    assert not np.allclose(keypoints[0], keypoints[1])
+    assert not np.allclose(keypoints[1], keypoints[2])
 
 
 @pytest.mark.parametrize(
     ("alignment", "shift_flip", "cells_off"),
     [("udp", False, 0.0), ("udp", True, -1.0), ("classic", False, 0.75), ("classic", True, -0.25)],
 )
-def test_unflipped_maps_lie_on_the_straight_ones(alignment, shift_flip, cells_off):
-    """The input is mirrored about its middle column, so only UDP's cells mirror onto cells."""
+def test_flipped_back_maps_are_aligned_with_the_original(alignment, shift_flip, cells_off):
+    """The input is flipped about its middle column, so only UDP's cells map to cells."""
     codec = Heatmap(
         COCO17, SIZE, target="dark", refine="dark", alignment=alignment, shift_flip=shift_flip
     )
     rng = np.random.default_rng(2)
     keypoints = np.column_stack([rng.uniform(20, 170, (17, 2)), np.full(17, 2)])
     mirrored = keypoints[COCO17.mirror_index] * [-1, 1, 1] + [SIZE[0] - 1, 0, 0]
-    straight, _ = codec.peaks(codec.encode(keypoints)["target"][None])
-    back, _ = codec.peaks(codec.unflip(codec.encode(mirrored)["target"][None]))
-    assert np.allclose(straight - back, [cells_off, 0], atol=0.05)
+    original, _ = codec.peaks(codec.encode_keypoints(keypoints)["target"][None])
+    back, _ = codec.peaks(codec.flip_back(codec.encode_keypoints(mirrored)["target"][None]))
+    assert np.allclose(original - back, [cells_off, 0], atol=0.05)
 
 
-def test_tinypose_crops_with_udp_and_goes_back_without_it():
+def test_tinypose_crops_with_udp_and_decodes_without_it():
     """As published: image = (cell − cells/2) · box/cells + middle of the box."""
     box = np.array([10.0, 20.0, 90.0, 120.0])
     codec = Heatmap(COCO17, SIZE, refine="argmax", alignment="tinypose")
     maps = np.zeros((1, 17, 64, 48), np.float32)
     maps[0, :, 50, 9] = 1
-    found = codec.decode(maps)[0, 0, :2]
+    found = codec.decode_keypoints(maps)[0, 0, :2]
     to_image = np.linalg.inv(BoxCrop(SIZE, padding=1.0, udp=True).matrix(box))
     expected = (np.array([9, 50]) - [24, 32]) * [90 / 48, 120 / 64] + [55, 80]
     assert np.allclose(transform_points(to_image, found), expected, atol=1e-3)
@@ -159,7 +167,7 @@ def test_joints_outside_have_no_weight():
     keypoints[0, :2] = (-40, 10)
     keypoints[1, :2] = (10, 300)
     keypoints[2, 2] = 0
-    made = codec.encode(keypoints)
+    made = codec.encode_keypoints(keypoints)
     assert made["weight"].tolist() == [0, 0, 0] + [1] * 14
     assert not made["target"][:3].any()
 
@@ -177,6 +185,6 @@ def test_wrong_arguments(arguments, message):
         Heatmap(**{"skeleton": COCO17, "size_wh": SIZE} | arguments)
 
 
-def test_maps_of_another_skeleton_are_refused():
+def test_maps_of_another_skeleton_are_errors():
     with pytest.raises(ValueError, match="17 joints .*found 5"):
-        Heatmap(COCO17, SIZE).decode(np.zeros((1, 5, 64, 48), np.float32))
+        Heatmap(COCO17, SIZE).decode_keypoints(np.zeros((1, 5, 64, 48), np.float32))

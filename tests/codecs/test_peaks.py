@@ -1,4 +1,4 @@
-"""Peaks against Gaussians of known place, and against plain loops."""
+"""Peaks: Gaussians with known positions, and a reference loop."""
 
 import numpy as np
 import pytest
@@ -21,36 +21,36 @@ def gaussian(x, y, width=WIDTH, height=HEIGHT, top=1.0):
 
 
 @given(inside, st.floats(0.2, 1))
-def test_the_place_of_a_gaussian_is_exact(place, top):
-    peaks = find_peaks(gaussian(*place, top=top)[None])
+def test_the_position_of_a_gaussian_is_exact(position, top):
+    peaks = find_peaks(gaussian(*position, top=top)[None])
     assert len(peaks) == 1
-    assert np.allclose(peaks.xy[0], place, atol=1e-3)
+    assert np.allclose(peaks.xy[0], position, atol=1e-3)
     assert np.isclose(peaks.score[0], top, atol=1e-3)
 
 
-@pytest.mark.parametrize("place", [(12.5, 9), (12, 9.5), (12.5, 9.5)])
-def test_a_peak_between_equal_cells_is_one(place):
-    peaks = find_peaks(gaussian(*place)[None])
+@pytest.mark.parametrize("position", [(12.5, 9), (12, 9.5), (12.5, 9.5)])
+def test_equal_neighbouring_cells_are_one_peak(position):
+    peaks = find_peaks(gaussian(*position)[None])
     assert len(peaks) == 1
-    assert np.allclose(peaks.xy[0], place, atol=1e-4)
+    assert np.allclose(peaks.xy[0], position, atol=1e-4)
 
 
 @pytest.mark.parametrize(
-    "place", [(0, 0), (0, 9), (WIDTH - 1, 11), (7, HEIGHT - 1), (WIDTH - 1, HEIGHT - 1)]
+    "position", [(0, 0), (0, 9), (WIDTH - 1, 11), (7, HEIGHT - 1), (WIDTH - 1, HEIGHT - 1)]
 )
-def test_a_peak_on_the_border(place):
-    peaks = find_peaks(gaussian(*place)[None])
-    assert np.allclose(peaks.xy, [place], atol=1e-3)
+def test_a_peak_on_the_border(position):
+    peaks = find_peaks(gaussian(*position)[None])
+    assert np.allclose(peaks.xy, [position], atol=1e-3)
 
 
-def test_a_joint_outside_stays_on_the_border():
+def test_the_peak_of_a_joint_outside_is_on_the_border():
     peaks = find_peaks(gaussian(-1, 9.3)[None])
     assert np.allclose(peaks.xy, [(0, 9.3)], atol=1e-3)
 
 
 @settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(1, 9))
-def test_maxima_are_those_of_a_plain_loop(seed, threshold, most):
+def test_maxima_equal_a_reference_loop(seed, threshold, most):
     maps = np.random.default_rng(seed).random((2, 7, 9), np.float32)
     peaks = find_peaks(maps, threshold, most)
     for joint, plane in enumerate(maps):
@@ -68,7 +68,7 @@ def test_maxima_are_those_of_a_plain_loop(seed, threshold, most):
 
 
 @given(hnp.arrays(np.float32, (1, 5, 6), elements=st.sampled_from([0.0, 0.25, 0.5, 1.0])))
-def test_plateaus_give_finite_peaks_in_place(maps):
+def test_plateaus_give_finite_peaks_inside_the_map(maps):
     peaks = find_peaks(maps)
     assert (len(peaks) > 0) == (maps.max() > 0.1)
     assert np.isfinite(peaks.xy).all()
@@ -81,13 +81,13 @@ def test_a_constant_map_has_one_peak():
     assert len(find_peaks(np.full((1, 64, 64), 0.5, np.float32))) == 1
 
 
-def test_nobody():
+def test_empty_maps_have_no_peaks():
     peaks = find_peaks(np.zeros((3, HEIGHT, WIDTH), np.float32))
     assert len(peaks) == 0
     assert peaks.xy.shape == (0, 2)
 
 
-def test_noise_is_bounded_and_the_highest_stay():
+def test_the_highest_peaks_are_kept():
     maps = np.random.default_rng(0).random((18, 128, 128), np.float32) / 2
     maps[5] = np.maximum(maps[5], gaussian(70.3, 40.6, 128, 128))
     unbounded = find_peaks(maps, max_peaks=10**6)
@@ -98,7 +98,7 @@ def test_noise_is_bounded_and_the_highest_stay():
     assert np.hypot(*(peaks.xy[peaks.joint == 5][0] - (70.3, 40.6))) < 1
 
 
-def test_half_floats_and_views_are_read_alike():
+def test_float16_maps_and_views_give_the_same_peaks():
     maps = np.stack([gaussian(10.2, 8.7), gaussian(20.1, 12.4)]).astype(np.float16)
     whole = find_peaks(maps.astype(np.float32))
     for same in (maps, np.repeat(maps, 2, 2)[:, :, ::2], np.asfortranarray(maps)):
@@ -108,14 +108,14 @@ def test_half_floats_and_views_are_read_alike():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_map_that_is_not_finite_is_named(value):
+def test_errors_name_a_map_that_is_not_finite(value):
     maps = np.zeros((4, HEIGHT, WIDTH), np.float32)
     maps[2, 5, 7] = value
     with pytest.raises(ValueError, match=rf"joint map 2 is {value} at x=7, y=5"):
         find_peaks(maps)
 
 
-def test_large_finite_values_are_no_error():
+def test_large_finite_values_are_accepted():
     maps = np.full((1, 8, 8), 3e38, np.float32)
     assert find_peaks(maps).score.max() == 1
 

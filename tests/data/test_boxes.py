@@ -1,4 +1,4 @@
-"""Box files of both forms; wrong entries are named."""
+"""Box files with file names or image ids; errors name the entry."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ppose.data.boxes import BoxFile
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def write(tmp_path):
     return write
 
 
-def test_pictures_are_found_by_name_and_by_id(write):
+def test_boxes_are_found_by_file_name_and_by_id(write):
     table = BoxFile(
         write(
             [
@@ -36,23 +36,23 @@ def test_pictures_are_found_by_name_and_by_id(write):
     assert table.of(Path("b.jpg")).shape == (0, 5)
 
 
-def test_a_picture_in_the_working_directory_has_each_box_once(write):
+def test_an_image_in_the_working_directory_has_no_duplicate_boxes(write):
     table = BoxFile(write([{"file_name": "a.jpg", "bbox": [1, 2, 3, 4]}]))
     assert table.of(Path("a.jpg")).tolist() == [[1, 2, 3, 4, 1]]
 
 
-def test_a_picture_is_found_by_its_path(write):
+def test_boxes_are_found_by_path(write):
     table = BoxFile(write([{"file_name": "x/a.jpg", "bbox": [1, 2, 3, 4]}]))
     assert len(table.of(Path("x/a.jpg"))) == 1
     assert len(table.of(Path("y/a.jpg"))) == 0
 
 
-def test_a_name_of_digits_that_are_no_number_is_no_id(write):
+def test_a_name_of_non_decimal_digits_is_not_an_id(write):
     table = BoxFile(write([{"image_id": 2, "bbox": [1, 2, 3, 4]}]))
     assert len(table.of(Path("².jpg"))) == 0
 
 
-def test_boxes_that_cannot_be_used_are_counted_and_left_out(write):
+def test_invalid_boxes_are_counted_and_skipped(write):
     usable, other = [1, 2, 3, 4], {"category_id": 3}
     entries = [
         {"bbox": usable},
@@ -76,7 +76,7 @@ def test_boxes_that_cannot_be_used_are_counted_and_left_out(write):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "not JSON"),
+        ("{", "not valid JSON"),
         ({"a": 1}, "expected a list"),
         ([3], "entry 0: expected an object"),
         ([{"bbox": [1, 2, 3, 4]}], "entry 0: needs a file_name or an image_id"),
@@ -88,12 +88,14 @@ def test_boxes_that_cannot_be_used_are_counted_and_left_out(write):
         ([{"file_name": "a", "bbox": [1, 2, 3, 4], "score": "high"}], "score has to be a number"),
     ],
 )
-def test_faults_are_named(write, content, message):
+def test_errors_name_the_entry(write, content, message):
     with pytest.raises(PposeError, match=message):
         BoxFile(write(content))
 
 
-def test_a_missing_file_is_named_with_the_nearest(write):
+def test_a_missing_file_suggests_the_closest_name(write):
     path = write([])
-    with pytest.raises(PposeError, match=r"no file .*boxs\.json: .*did you mean 'boxes\.json'"):
+    with pytest.raises(
+        PposeError, match=r"file .*boxs\.json does not exist: .*did you mean 'boxes\.json'"
+    ):
         BoxFile(path.with_name("boxs.json"))

@@ -1,4 +1,4 @@
-"""A whole COCO file is read as it is; a damaged one loses only what is damaged."""
+"""A valid COCO file is read unchanged; an invalid one loses only the invalid entries."""
 
 import contextlib
 import copy
@@ -14,15 +14,15 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ppose.config import ConfigError, build
 from ppose.data.coco import CocoDataset, DataError
 from ppose.data.images import ImageError
 from ppose.data.problems import Problems
-from ppose.registry import ConfigError, build
-from ppose.skeleton import COCO17, Joint, Skeleton
+from ppose.structures.skeleton import COCO17, Joint, Skeleton
 
 FIVE = Skeleton("five", [Joint(name, 0.05) for name in ("head", "hand", "hip", "knee", "foot")], [])
 SIZE = (64, 48)
-IMAGES = (139, 285, 632)  # the last one has nobody
+IMAGES = (139, 285, 632)  # the last one has no people
 LABELS = [10, 11, 2, 20, 21, 1, 0, 0, 0, 30, 31, 2, 40, 41, 2]
 
 
@@ -89,7 +89,7 @@ def load(folder, data=None, boxes=None, skeleton=FIVE, min_box_score=0.0):
     return CocoDataset(str(folder / "images"), str(path), skeleton, bbox_file, min_box_score)
 
 
-def test_people_stand_image_by_image(folder):
+def test_people_are_sorted_by_image(folder):
     dataset = load(folder)
     assert [record.image_id for record in dataset.images] == list(IMAGES)
     assert dataset.person_ids.tolist() == [2, 1, 3]
@@ -105,7 +105,7 @@ def test_people_stand_image_by_image(folder):
     assert (dataset.keypoints.dtype, dataset.person_ids.dtype) == (np.float32, np.int64)
 
 
-def test_a_sample_is_one_person_with_the_picture(folder):
+def test_a_sample_is_one_person_with_the_image(folder):
     dataset = load(folder)
     sample = dataset[1]
     assert sample.image.shape == (48, 64, 3)
@@ -122,13 +122,13 @@ def test_a_sample_is_one_person_with_the_picture(folder):
     assert dataset.boxes_xywh.min() >= 0
 
 
-def test_by_image_gives_every_image_once(folder):
+def test_by_image_yields_every_image_once(folder):
     found = {record.image_id: people.tolist() for record, people in load(folder).by_image()}
     assert found == {139: [0], 285: [1, 2], 632: []}
 
 
 @pytest.mark.parametrize(
-    ("annotated", "cut"),
+    ("annotated", "clipped"),
     [
         ([4, 5, 41, 31], [4, 5, 40, 30]),
         ([-10, -4, 30, 20], [0, 0, 29, 19]),
@@ -136,13 +136,13 @@ def test_by_image_gives_every_image_once(folder):
         ([60, 40, 2, 2], [60, 40, 1, 1]),
     ],
 )
-def test_boxes_are_cut_to_the_image_as_published(folder, annotated, cut):
+def test_boxes_are_clipped_to_the_image_as_published(folder, annotated, clipped):
     data = whole_file()
     data["annotations"] = [person(1, 139, bbox=annotated)]
-    np.testing.assert_allclose(load(folder, data).boxes_xywh, [cut])
+    np.testing.assert_allclose(load(folder, data).boxes_xywh, [clipped])
 
 
-def test_the_ground_truth_is_the_file(folder):
+def test_the_ground_truth_equals_the_file(folder):
     data = whole_file()
     data["annotations"][0]["bbox"] = [-3.0, 5.0, 500.0, 31.0]
     data["annotations"].append(person(6, 139, category_id=18))
@@ -192,11 +192,11 @@ def test_coco17_from_a_config(folder):
         "skeleton": "coco17",
     }
     assert build(node, CocoDataset, "val_dataset").keypoints.shape == (4, 17, 3)
-    with pytest.raises(ConfigError, match=r"^val_dataset: anno_path: there is no file .*b\.json"):
+    with pytest.raises(ConfigError, match=r"^val_dataset: anno_path: file .*b\.json does not"):
         build(node | {"anno_path": str(folder / "b.json")}, CocoDataset, "val_dataset")
 
 
-def test_pictures_in_subfolders(folder):
+def test_images_in_subfolders(folder):
     (folder / "images" / "a" / "b").mkdir(parents=True)
     (folder / "images" / "000000000139.png").rename(folder / "images" / "a" / "b" / "x.png")
     data = whole_file()
@@ -249,16 +249,16 @@ def folder_for_image(folder, data):
 
 def unreadable_image_without_size(folder, data):
     del data["images"][0]["width"]
-    (folder / "images" / "000000000139.png").write_bytes(b"no picture")
+    (folder / "images" / "000000000139.png").write_bytes(b"not an image")
 
 
 def image_without_size(folder, data):
     del data["images"][0]["width"]
 
 
-def joint(place, value):
+def joint(index, value):
     def damage(folder, data):
-        data["annotations"][0]["keypoints"][place] = value
+        data["annotations"][0]["keypoints"][index] = value
 
     return damage
 
@@ -273,43 +273,43 @@ def no_categories(folder, data):
         annotation["category_id"] = 7
 
 
-def twice(folder, data):
+def duplicate(folder, data):
     data["annotations"].append(copy.deepcopy(data["annotations"][0]))
 
 
 NAN, INF = float("nan"), float("inf")
-GONE_WITH_IMAGE = {2}
+LOST_WITH_IMAGE = {2}
 
-FAULTS = [
-    (missing_image, "skipped", "missing image", GONE_WITH_IMAGE),
-    (missing_image, "skipped", "annotation of a skipped image", GONE_WITH_IMAGE),
-    (folder_for_image, "skipped", "missing image", GONE_WITH_IMAGE),
-    (empty_image, "skipped", "empty image file", GONE_WITH_IMAGE),
-    (unreadable_image_without_size, "skipped", "unreadable image", GONE_WITH_IMAGE),
-    (image_without_size, "repaired", "image without width or height, measured", set()),
-    (in_image(width=0), "repaired", "image without width or height, measured", set()),
-    (in_image(height=NAN), "repaired", "image without width or height, measured", set()),
-    (in_image(file_name=None), "skipped", "image without file_name", GONE_WITH_IMAGE),
-    (in_image(file_name="a\0b/x.png"), "skipped", "missing image", GONE_WITH_IMAGE),
+PROBLEMS = [
+    (missing_image, "skipped", "missing image", LOST_WITH_IMAGE),
+    (missing_image, "skipped", "annotation of a skipped image", LOST_WITH_IMAGE),
+    (folder_for_image, "skipped", "missing image", LOST_WITH_IMAGE),
+    (empty_image, "skipped", "empty image file", LOST_WITH_IMAGE),
+    (unreadable_image_without_size, "skipped", "unreadable image", LOST_WITH_IMAGE),
+    (image_without_size, "repaired", "image without width or height, read from the file", set()),
+    (in_image(width=0), "repaired", "image without width or height, read from the file", set()),
+    (in_image(height=NAN), "repaired", "image without width or height, read from the file", set()),
+    (in_image(file_name=None), "skipped", "image without file_name", LOST_WITH_IMAGE),
+    (in_image(file_name="a\0b/x.png"), "skipped", "missing image", LOST_WITH_IMAGE),
     (
         in_image(file_name="../keypoints.json"),
         "skipped",
-        "file_name that leads out of image_dir",
+        "file_name outside image_dir",
         {2},
     ),
-    (in_image(file_name="/etc/hostname"), "skipped", "file_name that leads out of image_dir", {2}),
-    (in_image(id="139"), "skipped", "image without a whole number as id", GONE_WITH_IMAGE),
-    (in_image(id="139"), "skipped", "annotation of an unknown image", GONE_WITH_IMAGE),
+    (in_image(file_name="/etc/hostname"), "skipped", "file_name outside image_dir", {2}),
+    (in_image(id="139"), "skipped", "image without an integer id", LOST_WITH_IMAGE),
+    (in_image(id="139"), "skipped", "annotation of an unknown image", LOST_WITH_IMAGE),
     (
         added("images", {"id": 139, "file_name": "000000000285.png"}),
         "skipped",
-        "image id used twice",
+        "duplicate image id",
         set(),
     ),
-    (added("images", None, 3), "skipped", "image that is no object", set()),
-    (in_annotation(bbox=[4, 5, 0, 30]), "skipped", "box without area in its image", {1}),
-    (in_annotation(bbox=[4, 5, 30, -2]), "skipped", "box without area in its image", {1}),
-    (in_annotation(bbox=[70, 5, 30, 30]), "skipped", "box without area in its image", {1}),
+    (added("images", None, 3), "skipped", "image that is not an object", set()),
+    (in_annotation(bbox=[4, 5, 0, 30]), "skipped", "box without area inside its image", {1}),
+    (in_annotation(bbox=[4, 5, 30, -2]), "skipped", "box without area inside its image", {1}),
+    (in_annotation(bbox=[70, 5, 30, 30]), "skipped", "box without area inside its image", {1}),
     (in_annotation(bbox=[4, NAN, 30, 30]), "skipped", "box that is not four finite numbers", {1}),
     (in_annotation(bbox=[4, 5, INF, 30]), "skipped", "box that is not four finite numbers", {1}),
     (in_annotation(bbox=[4, 5, 30]), "skipped", "box that is not four finite numbers", {1}),
@@ -321,42 +321,42 @@ FAULTS = [
         {1},
     ),
     (without("bbox"), "skipped", "box that is not four finite numbers", {1}),
-    (in_annotation(area=0), "repaired", "area not above 0, taken from the box", set()),
-    (without("area"), "repaired", "area not above 0, taken from the box", set()),
+    (in_annotation(area=0), "repaired", "area not above 0, using the area of the box", set()),
+    (without("area"), "repaired", "area not above 0, using the area of the box", set()),
     (in_annotation(keypoints=LABELS[:-1]), "skipped", "keypoints of the wrong length", {1}),
     (in_annotation(keypoints=[]), "skipped", "keypoints of the wrong length", {1}),
     (in_annotation(keypoints="none"), "skipped", "keypoints of the wrong length", {1}),
     (in_annotation(keypoints=[LABELS[:3]] * 5), "skipped", "keypoints of the wrong length", {1}),
-    (without("keypoints"), "repaired", "no keypoints, taken as unlabelled", {1}),
-    (joint(0, NAN), "repaired", "keypoint that is not finite, taken as unlabelled", set()),
-    (joint(4, None), "repaired", "keypoint that is not finite, taken as unlabelled", set()),
-    (joint(5, INF), "repaired", "keypoint that is not finite, taken as unlabelled", set()),
+    (without("keypoints"), "repaired", "no keypoints, treated as unlabelled", {1}),
+    (joint(0, NAN), "repaired", "keypoint that is not finite, treated as unlabelled", set()),
+    (joint(4, None), "repaired", "keypoint that is not finite, treated as unlabelled", set()),
+    (joint(5, INF), "repaired", "keypoint that is not finite, treated as unlabelled", set()),
     (joint(2, 3), "repaired", "visibility other than 0, 1 or 2, rounded up and clipped", set()),
     (joint(2, -1), "repaired", "visibility other than 0, 1 or 2, rounded up and clipped", set()),
     (joint(2, 0.3), "repaired", "visibility other than 0, 1 or 2, rounded up and clipped", set()),
     (joint(0, 64.5), "kept", "labelled keypoint outside its image", set()),
     (joint(1, -0.5), "kept", "labelled keypoint outside its image", set()),
     (in_annotation(category_id=3), "skipped", "unknown category", {1}),
-    (without("category_id"), "repaired", "no category_id, but fitting joints", set()),
-    (no_joint_names, "repaired", "no category names its joints; the skeleton's are taken", set()),
-    (no_categories, "repaired", "no category names its joints; the skeleton's are taken", set()),
+    (without("category_id"), "repaired", "no category_id, but matching joints", set()),
+    (no_joint_names, "repaired", "no category lists its keypoints, using the skeleton's", set()),
+    (no_categories, "repaired", "no category lists its keypoints, using the skeleton's", set()),
     (in_annotation(image_id=999), "skipped", "annotation of an unknown image", {1}),
     (without("image_id"), "skipped", "annotation of an unknown image", {1}),
     (in_annotation(image_id=[285]), "skipped", "annotation of an unknown image", {1}),
-    (added("annotations", None, "a"), "skipped", "annotation that is no object", set()),
-    (twice, "skipped", "annotation that stands in the file twice", set()),
+    (added("annotations", None, "a"), "skipped", "annotation that is not an object", set()),
+    (duplicate, "skipped", "duplicate annotation", set()),
 ]
 
 
 @pytest.mark.parametrize(
-    ("damage", "fate", "kind", "lost"), FAULTS, ids=[kind for _, _, kind, _ in FAULTS]
+    ("damage", "action", "kind", "lost"), PROBLEMS, ids=[kind for _, _, kind, _ in PROBLEMS]
 )
-def test_a_fault_is_named_and_costs_only_what_it_spoils(folder, damage, fate, kind, lost):
+def test_a_problem_is_reported_and_affects_no_other_entry(folder, damage, action, kind, lost):
     data = whole_file()
     damage(folder, data)
     dataset = load(folder, data)
-    assert dataset.problems[kind].fate == fate
-    assert f"{fate}: {kind}: " in dataset.summary()
+    assert dataset.problems[kind].action == action
+    assert f"{action}: {kind}: " in dataset.summary()
     assert set(dataset.person_ids.tolist()) == USED - lost
     assert np.isfinite(dataset.keypoints).all()
     assert set(np.unique(dataset.keypoints[..., 2])) <= {0, 1, 2}
@@ -366,7 +366,7 @@ def test_a_fault_is_named_and_costs_only_what_it_spoils(folder, damage, fate, ki
     assert all(len(dataset[i].image) == SIZE[1] for i in range(len(dataset)))
 
 
-def test_the_place_and_the_value_are_named(folder):
+def test_problems_name_location_and_value(folder):
     data = whole_file()
     data["annotations"][0]["bbox"] = [4, 5, 0, 30]
     missing_image(folder, data)
@@ -375,12 +375,12 @@ def test_the_place_and_the_value_are_named(folder):
         "  skipped: missing image: 1 (000000000139.png, image 139)",
         "  skipped: annotation of a skipped image: 2 (image 139, annotation 2; "
         "image 139, annotation 4)",
-        "  skipped: box without area in its image: 1 (000000000285.png, image 285, "
+        "  skipped: box without area inside its image: 1 (000000000285.png, image 285, "
         "annotation 1: bbox [4.0, 5.0, 0.0, 30.0])",
     ]
 
 
-def test_a_repaired_joint_is_unlabelled_and_the_others_stay(folder):
+def test_a_repaired_joint_is_unlabelled_and_the_others_are_kept(folder):
     data = whole_file()
     data["annotations"][0]["keypoints"][3] = None
     joints = load(folder, data).keypoints[1]
@@ -393,17 +393,17 @@ def test_visibility_above_zero_is_labelled(folder):
     assert load(folder, data).keypoints[1, :, 2].tolist() == [1, 2, 0, 2, 2]
 
 
-def test_people_with_one_id_are_all_used(folder):
+def test_people_with_the_same_id_are_all_used(folder):
     data = whole_file()
     for annotation in data["annotations"]:
         annotation["id"] = 1
     dataset = load(folder, data)
     assert len(dataset) == len(set(dataset.person_ids.tolist())) == 3
-    assert dataset.problems["annotation id missing or taken, replaced"].count == 4
+    assert dataset.problems["annotation id missing or already used, replaced"].count == 4
 
 
 @pytest.mark.parametrize("wrong", [None, "1", 1.5, NAN, 2**63 - 1, 10**30])
-def test_unusable_ids_are_replaced(folder, wrong):
+def test_invalid_ids_are_replaced(folder, wrong):
     data = whole_file()
     data["annotations"][0]["id"] = wrong
     assert sorted(load(folder, data).person_ids.tolist()) == [2, 3, 6]
@@ -417,7 +417,7 @@ def test_a_person_without_a_usable_box_stays_in_the_ground_truth(folder):
     assert 1 in {a["id"] for a in dataset.ground_truth()["annotations"]}
 
 
-def test_further_categories_with_the_same_joints_are_named(folder):
+def test_other_categories_with_the_same_joints_are_reported(folder):
     data = whole_file()
     data["categories"].insert(0, {"id": 2, "name": "ape", "keypoints": list(FIVE.joint_names)})
     dataset = load(folder, data)
@@ -425,22 +425,22 @@ def test_further_categories_with_the_same_joints_are_named(folder):
     assert "category 2 ('ape')" in str(dataset.problems)
 
 
-def test_a_picture_that_breaks_later_is_named(folder):
+def test_an_image_damaged_after_loading_is_named(folder):
     dataset = load(folder)
     path = folder / "images" / "000000000285.png"
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(ImageError, match=r"000000000285\.png: damaged or cut short"):
+    with pytest.raises(ImageError, match=r"000000000285\.png: damaged or truncated"):
         dataset[1]
 
 
-def test_a_picture_that_was_scaled_is_named(folder):
+def test_a_resized_image_is_named(folder):
     cv2.imwrite(str(folder / "images" / "000000000285.png"), np.zeros((24, 32, 3), np.uint8))
     with pytest.raises(ImageError, match=r"000000000285\.png: is 32x24, but annotated as 64x48"):
         load(folder)[1]
 
 
 @pytest.mark.parametrize("orientation", [3, 6])
-def test_rotated_pictures_lie_under_their_annotations(folder, orientation):
+def test_rotated_images_match_their_annotations(folder, orientation):
     pixels = np.zeros((48, 64, 3), np.uint8)
     pixels[5:10, 5:10] = 255
     exif = Image.Exif()
@@ -448,7 +448,7 @@ def test_rotated_pictures_lie_under_their_annotations(folder, orientation):
     Image.fromarray(pixels).save(folder / "images" / "000000000285.png", exif=exif)
     image = load(folder)[1].image
     rows, columns = np.nonzero(image[..., 0])
-    upside_down = orientation == 3  # the size fits either way: as viewers show it
+    upside_down = orientation == 3  # same size either way, so EXIF is applied
     assert (rows.min(), columns.min()) == ((38, 54) if upside_down else (5, 5))
 
 
@@ -464,7 +464,7 @@ def box(image_id=285, **changes):
     } | (changes)
 
 
-def test_detected_boxes_are_used_as_they_are(folder):
+def test_detected_boxes_are_used_unchanged(folder):
     dataset = load(folder, boxes=[box(285), box(139, score=0.9)])
     assert dataset.boxes_xywh.tolist() == [[-5, 1.5, 90, 20]] * 2
     np.testing.assert_allclose(dataset.box_scores, [0.9, 0.5])
@@ -479,7 +479,7 @@ def test_detected_boxes_are_used_as_they_are(folder):
     assert {a["id"] for a in dataset.ground_truth()["annotations"]} == {1, 2, 3, 4, 5}
 
 
-def test_the_threshold_keeps_boxes_of_its_score(folder):
+def test_the_score_threshold_is_inclusive(folder):
     boxes = [box(score=s) for s in (0.1, 0.5, 0.25, 0.75)]
     assert load(folder, boxes=boxes, min_box_score=0.5).box_scores.tolist() == [0.5, 0.75]
 
@@ -495,19 +495,19 @@ def test_the_threshold_keeps_boxes_of_its_score(folder):
         (box(bbox=None), "box without area, or not finite"),
         (box(score=None), "box without a score"),
         (box(score=NAN), "box without a score"),
-        (box(category_id="person"), "box of no category"),
-        (7, "box that is no object"),
+        (box(category_id="person"), "box with an invalid category_id"),
+        (7, "box that is not an object"),
         (box(category_id=18), None),
     ],
 )
-def test_detected_boxes_that_cannot_be_used(folder, wrong, kind):
+def test_invalid_detected_boxes_are_skipped(folder, wrong, kind):
     missing_image(folder, None)
     dataset = load(folder, boxes=[box(), wrong])
     assert len(dataset) == 1
     assert kind is None or dataset.problems[kind].count == 1
 
 
-def test_scores_are_clipped_to_their_range(folder):
+def test_scores_are_clipped_to_0_1(folder):
     dataset = load(folder, boxes=[box(score=1.5), box()])
     assert dataset.box_scores.tolist() == [1.0, 0.5]
     assert "entry 0: score 1.5" in str(dataset.problems)
@@ -519,7 +519,7 @@ def test_a_test_set_has_no_annotations(folder):
     dataset = load(folder, data, boxes=[box()])
     assert len(dataset) == 1
     assert dataset.ground_truth()["annotations"] == []
-    with pytest.raises(DataError, match="has no annotations, as files of COCO's test sets"):
+    with pytest.raises(DataError, match="has no annotations, like the files of COCO's test sets"):
         load(folder, data)
 
 
@@ -538,70 +538,75 @@ def joint_names(*names):
     ("data", "message"),
     [
         ("", "anno_path: .*keypoints.json is empty"),
-        ('{"images": [\n  {"id": 1},', "is not JSON: .* in line 2, column 13"),
+        ('{"images": [\n  {"id": 1},', "is not valid JSON: .* in line 2, column 13"),
         ("[" * 100_000, "cannot be read as JSON"),
-        (json.dumps([box()]), "is a list; expected a keypoint file.*belong into bbox_file"),
+        (
+            json.dumps([box()]),
+            "is a list; expected a keypoint file.*detection results as bbox_file",
+        ),
         ("3", "has no list of images"),
         ('{"images": 3}', "has no list of images"),
-        (json.dumps(changed(annotations={"a": 1})), "annotations in .* are no list"),
+        (json.dumps(changed(annotations={"a": 1})), "annotations in .* are not a list"),
         (
             json.dumps(changed(annotations=[{"image_id": 139, "bbox": [1, 2, 3, 4]}])),
-            "has no keypoints but boxes and outlines as in instances_",
+            "has boxes and segmentations, as in instances_.* but no keypoints",
         ),
-        (json.dumps(changed(annotations=[{"caption": "a"}])), "has no keypoints but captions"),
+        (json.dumps(changed(annotations=[{"caption": "a"}])), "has captions but no keypoints"),
         (
             joint_names("head", "hand", "hip", "foot", "knee"),
-            "another order at 3: 'foot', not 'knee', 4: 'knee', not 'foot'",
+            "different order at 3: 'foot', not 'knee', 4: 'knee', not 'foot'",
         ),
         (
             joint_names("head", "hand", "hip", "knee", "toe", "tail"),
             r"category 1 \('person'\) has 6 joints, skeleton 'five' has 5; "
             "only annotated: toe, tail; only in the skeleton: foot",
         ),
-        (joint_names(1, 2), r"keypoints have to be the names of joints, found \[1, 2\]"),
+        (joint_names(1, 2), r"keypoints must be joint names, found \[1, 2\]"),
         (
             changed(annotations=[person(1, 139, keypoints=[1, 1, 1] * 17)]),
             r"keypoints.json: the annotations have 17 joints, but skeleton 'five' has 5",
         ),
         (changed(annotations=[]), "no person with a box and a labelled joint"),
-        (changed(images=[]), "no image to use in .*\n.*annotation of an unknown image: 5"),
+        (changed(images=[]), "no usable image in .*\n.*annotation of an unknown image: 5"),
         (
             changed(annotations=[person(1, 139, bbox=[0, 0, 0, 0])]),
-            "no person with a box.*\n.*box without area in its image: 1 .0*139.png, image 139",
+            "no person with a box.*\n.*box without area inside its image: 1 .0*139.png, image 139",
         ),
     ],
 )
-def test_files_that_cannot_be_used(folder, data, message):
+def test_invalid_files_are_errors(folder, data, message):
     with pytest.raises(DataError, match=message):
         load(folder, data)
 
 
-def test_bytes_that_are_no_text(folder):
+def test_a_binary_file_is_an_error(folder):
     (folder / "a.json").write_bytes(b"\x1f\x8b\x08\x00")
     with pytest.raises(DataError, match=r"a\.json is not a text file .*unpack it"):
         CocoDataset(str(folder / "images"), str(folder / "a.json"), FIVE)
 
 
-def test_a_byte_order_mark_is_read_over(folder):
+def test_a_byte_order_mark_is_skipped(folder):
     (folder / "a.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(whole_file()).encode())
     assert len(CocoDataset(str(folder / "images"), str(folder / "a.json"), FIVE)) == 3
 
 
-def test_paths_that_are_not_there(folder):
+def test_missing_paths_are_errors(folder):
     load(folder)
     annotations, images = str(folder / "keypoints.json"), str(folder / "images")
     with pytest.raises(DataError, match=r"anno_path: .*did you mean 'keypoints\.json'"):
         CocoDataset(images, str(folder / "keypoint.json"), FIVE)
-    with pytest.raises(DataError, match="image_dir: there is no folder .*did you mean 'images'"):
+    with pytest.raises(
+        DataError, match="image_dir: folder .* does not exist: .*did you mean 'images'"
+    ):
         CocoDataset(str(folder / "image"), annotations, FIVE)
-    with pytest.raises(DataError, match=r"bbox_file: there is no file .*boxes\.json"):
+    with pytest.raises(DataError, match=r"bbox_file: file .*boxes\.json does not exist"):
         CocoDataset(images, annotations, FIVE, str(folder / "boxes.json"))
 
 
-def test_no_box_left(folder):
+def test_no_usable_box_is_an_error(folder):
     with pytest.raises(DataError, match=r"category 1.* score of at least 0\.9"):
         load(folder, boxes=[box()], min_box_score=0.9)
-    with pytest.raises(DataError, match=r"detections\.json is no list"):
+    with pytest.raises(DataError, match=r"detections\.json is not a list"):
         load(folder, boxes={"annotations": []})
 
 
@@ -629,13 +634,13 @@ def shared(tmp_path_factory):
     junk=st.lists(
         st.one_of(JUNK, st.dictionaries(st.sampled_from(KEYS), JUNK, min_size=1)), max_size=6
     ),
-    places=st.lists(st.integers(0, 5), min_size=6, max_size=6),
+    positions=st.lists(st.integers(0, 5), min_size=6, max_size=6),
 )
-def test_good_annotations_survive_any_others(shared, junk, places):
+def test_valid_annotations_are_kept_next_to_invalid_ones(shared, junk, positions):
     data = whole_file()
-    for entry, place in zip(junk, places, strict=False):
-        damaged = person(100 + place, 139) | entry if isinstance(entry, dict) else entry
-        data["annotations"].insert(place, damaged)
+    for entry, position in zip(junk, positions, strict=False):
+        damaged = person(100 + position, 139) | entry if isinstance(entry, dict) else entry
+        data["annotations"].insert(position, damaged)
     dataset = load(shared, data)
     good = load(shared)
     for i, person_id in enumerate(good.person_ids):
@@ -655,13 +660,13 @@ def test_good_annotations_survive_any_others(shared, junk, places):
 
 @settings(max_examples=100, deadline=None)
 @given(junk=st.lists(st.one_of(JUNK, st.fixed_dictionaries({"id": JUNK, "file_name": JUNK}))))
-def test_good_images_survive_any_others(shared, junk):
+def test_valid_images_are_kept_next_to_invalid_ones(shared, junk):
     data = whole_file()
     data["images"] += junk
     assert len(load(shared, data)) == 3
 
 
-def test_problems_count_all_and_show_a_few():
+def test_problems_are_counted_with_a_few_examples():
     problems = Problems()
     problems.add("skipped", "a", [], str)
     assert not len(problems)

@@ -1,19 +1,18 @@
-"""Crops of whole pictures: everything is inside, and points go back to where they came from."""
+"""Crops: the whole image is inside the input, padded, centred or scaled as specified."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppose import geometry
-from ppose.data.crops import CentreCrop, PictureCrop, PictureFit
+from ppose.data.crops import CentreCrop, ImageCrop, ImageFit
 from ppose.data.transforms import Warp, augmented
-from ppose.structures import Sample
+from ppose.structures import Sample, geometry
 
 SIDES = st.integers(1, 3000)
 
 
-def picture(width, height, box=(0, 0, 1, 1)):
+def image_sample(width, height, box=(0, 0, 1, 1)):
     return Sample(
         image=np.full((height, width, 3), 200, np.uint8),
         box_xywh=np.array(box, np.float32),
@@ -22,8 +21,8 @@ def picture(width, height, box=(0, 0, 1, 1)):
 
 
 @given(SIDES, SIDES, st.sampled_from(["short", "height", "long"]), st.sampled_from([32, 64]))
-def test_a_picture_view_is_padded_and_holds_the_whole_picture(width, height, side, multiple):
-    crop = PictureCrop(128, side, scales=(1.0, 0.5), max_side=512)
+def test_an_image_view_is_padded_and_contains_the_whole_image(width, height, side, multiple):
+    crop = ImageCrop(128, side, scales=(1.0, 0.5), max_side=512)
     [views] = crop.views((width, height), None, multiple)
     assert len(views) == 2
     for view in views:
@@ -39,22 +38,22 @@ def test_a_picture_view_is_padded_and_holds_the_whole_picture(width, height, sid
 @pytest.mark.parametrize(
     ("side", "scaled"), [("short", (256, 128)), ("height", (256, 128)), ("long", (128, 64))]
 )
-def test_the_named_side_gets_the_size(side, scaled):
-    [[view]] = PictureCrop(128, side).views((400, 200), None, 64)
+def test_the_selected_side_gets_the_size(side, scaled):
+    [[view]] = ImageCrop(128, side).views((400, 200), None, 64)
     assert view.size_wh == scaled
-    [[view]] = PictureCrop(128, "short").views((200, 400), None, 64)
+    [[view]] = ImageCrop(128, "short").views((200, 400), None, 64)
     assert view.size_wh == (128, 256)
 
 
 def test_the_longest_side_is_bounded():
-    [[view]] = PictureCrop(128, "short", max_side=640).views((10_000, 100), None, 64)
+    [[view]] = ImageCrop(128, "short", max_side=640).views((10_000, 100), None, 64)
     assert view.size_wh == (640, 64)
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 100), (100, 320), (64, 64)])
-def test_a_fitted_picture_lies_in_the_middle_undistorted(width, height):
+def test_a_fitted_image_is_centred_and_undistorted(width, height):
     sample = augmented(
-        picture(width, height), [PictureFit((128, 96)), Warp()], np.random.default_rng(0)
+        image_sample(width, height), [ImageFit((128, 96)), Warp()], np.random.default_rng(0)
     )
     assert sample.image.shape == (96, 128, 3)
     rows, columns = np.nonzero(sample.image[..., 0] > 100)
@@ -65,9 +64,9 @@ def test_a_fitted_picture_lies_in_the_middle_undistorted(width, height):
     assert across / down == pytest.approx((width - 1) / (height - 1), rel=1e-3)
 
 
-def test_the_centre_person_stands_in_the_middle_at_the_given_height():
+def test_the_person_is_centred_with_the_given_height():
     sample = CentreCrop((128, 96), person_height=0.5)(
-        picture(400, 300, box=(100, 50, 20, 80)), np.random.default_rng(0)
+        image_sample(400, 300, box=(100, 50, 20, 80)), np.random.default_rng(0)
     )
     corners = geometry.transform_points(sample.matrix, np.array([[100, 50], [120, 130.0]]))
     assert corners.mean(0) == pytest.approx([63.5, 47.5])
@@ -77,11 +76,11 @@ def test_the_centre_person_stands_in_the_middle_at_the_given_height():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PictureCrop(0), "1 <= size"),
-        (lambda: PictureCrop(512, max_side=100), "max_side"),
-        (lambda: PictureCrop(scales=()), "at least one"),
-        (lambda: PictureCrop(scales=(1.0, -1.0)), "scales"),
-        (lambda: PictureFit((0, 5)), "above 0"),
+        (lambda: ImageCrop(0), "1 <= size"),
+        (lambda: ImageCrop(512, max_side=100), "max_side"),
+        (lambda: ImageCrop(scales=()), "at least one"),
+        (lambda: ImageCrop(scales=(1.0, -1.0)), "scales"),
+        (lambda: ImageFit((0, 5)), "above 0"),
         (lambda: CentreCrop((5, 5), person_height=0), "person_height"),
     ],
 )

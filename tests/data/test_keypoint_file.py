@@ -1,4 +1,4 @@
-"""The fast way through a file and the lenient one give the same, in pieces of any size."""
+"""The fast and the lenient parser give the same result, for any chunk size."""
 
 import json
 from pathlib import Path
@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppose.data import json_text
+from ppose.data import coco_json
 from ppose.data.coco_json import NO_ID
 from ppose.data.keypoint_file import read_keypoint_file
+from ppose.data.multi_person import CocoMultiPerson
 from ppose.data.problems import DataError, Problems
-from ppose.data.scenes import CocoScenes
-from ppose.skeleton import Joint, Skeleton
+from ppose.structures.skeleton import Joint, Skeleton
 
 THREE = Skeleton("three", [Joint(name, 0.05) for name in ("head", "hand", "foot")], [])
 NUMBERS = st.one_of(st.integers(-5, 90), st.floats(-5, 90), st.sampled_from([1e39, -0.0, 10**400]))
@@ -45,7 +45,7 @@ PEOPLE = st.fixed_dictionaries(
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    made = tmp_path_factory.mktemp("pictures")
+    made = tmp_path_factory.mktemp("images")
     for i in (1, 2):
         (made / f"{i}.jpg").write_bytes(b"not opened")
     return made
@@ -69,44 +69,44 @@ def described(folder, data):
     path = folder / "people.json"
     path.write_text(json.dumps(data), encoding="utf-8")
     with np.errstate(over="ignore"):
-        scenes = CocoScenes(str(folder), str(path), THREE, min_joints=1, min_area=0)
+        dataset = CocoMultiPerson(str(folder), str(path), THREE, min_joints=1, min_area=0)
     columns = ("image_index", "boxes_xywh", "keypoints", "areas", "person_ids")
-    outlines = scenes._annotations.outlines
+    segmentations = dataset._annotations.segmentations
     shapes = [
-        ([p.tolist() for p in o.polygons], o.runs, o.labelled, o.crowd)
-        for o in (outlines[i] for i in range(len(outlines)))
+        ([p.tolist() for p in s.polygons], s.runs, s.labelled, s.crowd)
+        for s in (segmentations[i] for i in range(len(segmentations)))
     ]
     return repr(
         (
-            [getattr(scenes, name).tolist() for name in columns],
-            list(scenes.images),
+            [getattr(dataset, name).tolist() for name in columns],
+            list(dataset.images),
             shapes,
-            scenes.ground_truth(),
-            scenes.summary(),
+            dataset.ground_truth(),
+            dataset.summary(),
         )
     )
 
 
 @settings(max_examples=150, deadline=None)
-@given(people=st.lists(PEOPLE, max_size=5), piece=st.integers(1, 200), late=st.booleans())
-def test_all_ways_agree(folder, people, piece, late):
+@given(people=st.lists(PEOPLE, max_size=5), chunk=st.integers(1, 200), late=st.booleans())
+def test_fast_and_lenient_parsing_agree(folder, people, chunk, late):
     data = document(people)
     expected = described(folder, data)
-    # NaN is no JSON, so the fast decoder refuses every entry.
+    # NaN is not JSON, so the fast decoder rejects every entry.
     for entry in [*data["images"], *data["annotations"]]:
-        entry["refused"] = float("nan")
+        entry["rejected"] = float("nan")
     assert described(folder, data) == expected
     if late:
         data = dict(reversed(data.items()))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(json_text, "_PIECE", piece)
+        patch.setattr(coco_json, "_CHUNK_SIZE", chunk)
         assert described(folder, data) == expected
 
 
-def rows_of(folder, people, outlines=False):
+def rows_of(folder, people, segmentations=False):
     path = folder / "rows.json"
     path.write_text(json.dumps(document(people)))
-    return read_keypoint_file(path, folder, 3, Problems(), outlines=outlines).annotations
+    return read_keypoint_file(path, folder, 3, Problems(), segmentations=segmentations).annotations
 
 
 def test_the_columns(folder):
@@ -118,7 +118,7 @@ def test_the_columns(folder):
     rows = rows_of(folder, people)
     assert rows.ids.tolist() == [NO_ID, 3, 4, 50]
     assert rows.image_ids.tolist() == [NO_ID, NO_ID, NO_ID, 1]
-    assert rows.joint_counts.tolist() == [0, 0, 0, 3]  # without image_id they are no people's
+    assert rows.joint_counts.tolist() == [0, 0, 0, 3]  # entries without image_id are not people
     assert rows.keypoint_index.tolist() == [-1, -1, -1, 0]
     assert rows.keypoints.tolist() == [[[5, 6, 2], [7, 8, 1], [0, 0, 0]]]
     assert rows.boxes[3].tolist() == [1, 2, 30, 40]
@@ -134,16 +134,16 @@ def test_entries_for_messages(folder):
     assert rows.entry(1) == {"id": 50, "image_id": 1, "category_id": 1}
 
 
-def test_the_last_of_two_parts_counts(folder):
-    path = folder / "twice.json"
+def test_the_last_of_duplicate_keys_is_used(folder):
+    path = folder / "duplicate.json"
     text = json.dumps(document([]))
     path.write_text(text[:-1] + ', "annotations": [{"id": 1, "keypoints": [1, 2]}]}')
     rows = read_keypoint_file(path, folder, 3, Problems()).annotations
     assert rows.ids.tolist() == [1]
 
 
-def test_a_missing_folder_is_told_before_people_are_read(folder):
+def test_a_missing_folder_is_an_error_before_people_are_read(folder):
     path = folder / "people.json"
     path.write_text(json.dumps(document([])))
-    with pytest.raises(DataError, match="image_dir: there is no folder"):
+    with pytest.raises(DataError, match="image_dir: folder .* does not exist"):
         read_keypoint_file(path, Path(folder / "none"), 3, Problems())

@@ -1,4 +1,4 @@
-"""Order and draws are functions of the seed; every person once an epoch; faults are replaced."""
+"""Batches depend only on the seed; every sample once per epoch; broken images are replaced."""
 
 import multiprocessing
 import os
@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from ppose.config import ConfigError
 from ppose.data.crops import BoxCrop
 from ppose.data.images import ImageError
 from ppose.data.loader import EpochSampler, TrainingSet, training_loader
@@ -18,7 +19,6 @@ from ppose.data.problems import DataError
 from ppose.data.transforms import PipelineError, RandomShift, Transform, Warp
 from ppose.data.workers import WorkerDiedError
 from ppose.experiment import Experiment
-from ppose.registry import ConfigError
 
 
 @given(
@@ -28,7 +28,7 @@ from ppose.registry import ConfigError
     devices=st.integers(1, 3),
 )
 @example(samples=3, batch_size=1, epochs=1, devices=2)
-def test_every_sample_once_an_epoch_in_even_batches(samples, batch_size, epochs, devices):
+def test_every_sample_once_per_epoch_in_even_batches(samples, batch_size, epochs, devices):
     assume(samples >= devices)
     shares = [
         list(EpochSampler(samples, batch_size, epochs, seed=0, rank=rank, devices=devices))
@@ -53,7 +53,7 @@ def test_any_step_can_be_the_first(first_step):
     assert len(rest) == len(whole) - first_step
 
 
-def test_epochs_and_seeds_give_other_orders():
+def test_the_order_depends_on_epoch_and_seed():
     def order(seed):
         batches = list(EpochSampler(50, 50, 2, seed))
         return [tuple(index for _, index in batch) for batch in batches]
@@ -74,7 +74,7 @@ def test_more_devices_than_samples_is_an_error():
         (4, -1, "epochs: expected at least 0, found -1"),
     ],
 )
-def test_sizes_that_train_nothing_are_errors(batch_size, epochs, message):
+def test_invalid_batch_size_and_epochs_are_errors(batch_size, epochs, message):
     with pytest.raises(ConfigError, match=message):
         EpochSampler(20, batch_size, epochs, seed=0)
 
@@ -103,8 +103,8 @@ def test_batches_do_not_depend_on_the_number_of_workers(experiment, workers):
         assert all(one[k].numpy().tobytes() == two[k].numpy().tobytes() for k in one)
 
 
-class Careless(Transform):
-    """A transform that draws for itself."""
+class GlobalRandom(Transform):
+    """A transform that uses the global random generators."""
 
     def __call__(self, sample, rng):
         sample.image = np.full_like(sample.image, np.random.randint(256))  # noqa: NPY002
@@ -112,16 +112,17 @@ class Careless(Transform):
         return sample
 
 
-def test_no_two_workers_draw_alike(experiment):
+def test_workers_have_different_global_seeds(experiment):
     dataset = dataset_of(experiment)
-    dataset.transforms = [*dataset.transforms, Careless()]
+    dataset.transforms = [*dataset.transforms, GlobalRandom()]
     sampler = EpochSampler(len(dataset), 1, 1, seed=0)
     images = [batch["image"].numpy() for batch in training_loader(dataset, sampler, 3)]
-    for draws in ([image[0, 0, 0, 0] for image in images], [image[0, 1, 0, 0] for image in images]):
-        assert len(set(draws)) > 0.8 * len(draws)
+    for row in (0, 1):
+        values = [image[0, row, 0, 0] for image in images]
+        assert len(set(values)) > 0.8 * len(values)
 
 
-def test_a_killed_worker_ends_the_training(experiment):
+def test_a_killed_worker_is_an_error(experiment):
     batches = batches_of(dataset_of(experiment), 2)
     next(batches)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
@@ -130,7 +131,7 @@ def test_a_killed_worker_ends_the_training(experiment):
     assert not multiprocessing.active_children()
 
 
-def test_samples_are_bytes_of_the_input_size_with_targets(experiment):
+def test_samples_are_uint8_images_of_the_input_size_with_targets(experiment):
     sample = dataset_of(experiment)[0, 0]
     assert sample["image"].shape == (64, 64, 3)
     assert sample["image"].dtype == np.uint8
@@ -138,7 +139,7 @@ def test_samples_are_bytes_of_the_input_size_with_targets(experiment):
     assert sample["target"].max() > 0.8
 
 
-def test_draws_differ_by_epoch_index_and_seed(experiment):
+def test_augmentation_depends_on_epoch_index_and_seed(experiment):
     experiment.train_transforms.insert(-1, RandomShift(0.3))
     dataset, other = dataset_of(experiment), dataset_of(experiment, seed=1)
     images = [d[key]["image"] for d in (dataset, other) for key in ((0, 0), (1, 0))]
@@ -147,7 +148,7 @@ def test_draws_differ_by_epoch_index_and_seed(experiment):
 
 
 class Broken:
-    """A data set in which some pictures cannot be read."""
+    """A dataset in which some images cannot be read."""
 
     def __init__(self, source, broken):
         self.source, self.broken = source, broken
@@ -157,11 +158,11 @@ class Broken:
 
     def __getitem__(self, index):
         if index in self.broken:
-            raise ImageError(f"picture of {index} is broken")
+            raise ImageError(f"image of {index} is broken")
         return self.source[index]
 
 
-def test_a_broken_picture_is_replaced_and_counted(experiment):
+def test_a_broken_image_is_replaced_and_marked(experiment):
     dataset = dataset_of(experiment)
     dataset.source = Broken(dataset.source, {0})
     sample = dataset[0, 0]
@@ -170,7 +171,7 @@ def test_a_broken_picture_is_replaced_and_counted(experiment):
     assert dataset[0, 1]["replaced"] == 0
 
 
-def test_nothing_but_broken_pictures_is_an_error(experiment):
+def test_only_broken_images_is_an_error(experiment):
     dataset = dataset_of(experiment)
     dataset.source = Broken(dataset.source, range(len(dataset)))
     with pytest.raises(ImageError, match="is broken"):
@@ -189,10 +190,10 @@ def batches_of(dataset, workers):
 
 
 @pytest.mark.parametrize("workers", [0, 1, 2])
-def test_errors_reach_the_consumer_as_they_are(experiment, workers):
+def test_errors_of_workers_are_raised_unchanged(experiment, workers):
     dataset = dataset_of(experiment)
     dataset.source = Broken(dataset.source, range(len(dataset)))
-    with pytest.raises(ImageError, match="^picture of .* is broken$"):
+    with pytest.raises(ImageError, match="^image of .* is broken$"):
         next(batches_of(dataset, workers))
     assert not multiprocessing.active_children()
 
@@ -201,23 +202,23 @@ def test_errors_reach_the_consumer_as_they_are(experiment, workers):
     ("workers", "error", "message"),
     [(0, ZeroDivisionError, "a bug"), (1, RuntimeError, "(?s)in __call__.*ZeroDivisionError: a")],
 )
-def test_a_bug_in_a_transform_shows_its_trace(experiment, workers, error, message):
+def test_a_bug_in_a_transform_shows_its_traceback(experiment, workers, error, message):
     dataset = dataset_of(experiment)
     dataset.transforms = [*dataset.transforms, Failing()]
     with pytest.raises(error, match=message):
         next(batches_of(dataset, workers))
 
 
-def test_an_error_comes_after_the_batches_before_it(experiment):
+def test_an_error_is_raised_after_the_preceding_batches(experiment):
     dataset = dataset_of(experiment)
     sampler = EpochSampler(len(dataset), 4, 1, seed=0)
     last = list(sampler)[-1][0][1]
     dataset.source = Broken(dataset.source, {last})
-    dataset._readable = lambda index, rng: (dataset.source[index], index)
+    dataset._read_sample = lambda index, rng: (dataset.source[index], index)
     batches = training_loader(dataset, sampler, 2)
     for _ in range(len(sampler) - 1):
         next(batches)
-    with pytest.raises(ImageError, match=f"picture of {last} is broken"):
+    with pytest.raises(ImageError, match=f"image of {last} is broken"):
         next(batches)
 
 
@@ -235,25 +236,25 @@ def test_a_negative_number_of_workers_is_an_error(experiment):
 
 
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_pipeline_has_one_warp(experiment, count):
+def test_a_pipeline_needs_one_warp(experiment, count):
     with pytest.raises(PipelineError, match="expected one Warp"):
         TrainingSet(experiment.train_dataset, [Warp()] * count, experiment.codec, 0)
 
 
-def test_a_pipeline_ends_in_the_input_size(experiment):
+def test_a_pipeline_must_output_the_input_size(experiment):
     steps = [BoxCrop((48, 64)), Warp()]
     dataset = TrainingSet(experiment.train_dataset, steps, experiment.codec, 0)
     with pytest.raises(PipelineError, match="48x64, but the codec's input is 64x64"):
         dataset[0, 0]
 
 
-def test_people_without_labels_are_refused(experiment):
+def test_a_dataset_without_labelled_joints_is_an_error(experiment):
     experiment.train_dataset.keypoints[..., 2] = 0
-    with pytest.raises(DataError, match="no joint is labelled; a bbox_file has boxes only"):
+    with pytest.raises(DataError, match="no joint is labelled; a bbox_file has only boxes"):
         dataset_of(experiment)
 
 
-def test_a_slip_of_the_keyboard_does_not_fill_the_memory(experiment):
+def test_too_many_workers_is_an_error(experiment):
     dataset = experiment.training_set()
     with pytest.raises(ConfigError, match=r"workers: expected at most \d+ with \d+ cores"):
         batches_of(dataset, 100_000)

@@ -1,17 +1,17 @@
-"""Pixels and keypoints move together; every random choice does something and repeats."""
+"""Pixels and keypoints are transformed together; augmentation is reproducible."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppose import geometry
+from ppose.config import ConfigError, build, registered
 from ppose.data.crops import BoxCrop
+from ppose.data.normalize import Normalize
 from ppose.data.transforms import (
     ColorJitter,
     HalfBody,
     InformationDropping,
-    Normalize,
     PipelineError,
     RandomFlip,
     RandomRotate,
@@ -21,17 +21,16 @@ from ppose.data.transforms import (
     Warp,
     augmented,
 )
-from ppose.errors import PposeError
-from ppose.registry import ConfigError, build, registered
-from ppose.skeleton import COCO17
-from ppose.structures import Sample
+from ppose.structures import Sample, geometry
+from ppose.structures.skeleton import COCO17
+from ppose.utils.errors import PposeError
 
 SIZE = (96, 128)
 SPOT = 9
 
 
 def spotted(seed=0, size_wh=(320, 240)):
-    """A black picture with one bright disc for each joint, which lies on its middle."""
+    """A black image with a bright disc at each joint."""
     rng = np.random.default_rng(seed)
     yy, xx = np.mgrid[: size_wh[1], : size_wh[0]]
     cells = rng.permutation(20)[:17]
@@ -59,7 +58,7 @@ GEOMETRY = [
     st.booleans(),
     st.booleans(),
 )
-def test_a_lit_spot_lands_on_its_keypoint(seed, steps, udp, half_body):
+def test_bright_spots_stay_at_their_keypoints(seed, steps, udp, half_body):
     before = [HalfBody(COCO17, p=1.0)] if half_body else []
     pipeline = [*before, BoxCrop((192, 256), udp=udp), *steps, Warp()]
     sample = augmented(spotted(seed), pipeline, np.random.default_rng(seed))
@@ -86,7 +85,7 @@ def test_flip_swaps_joints_by_name():
 
 
 @pytest.mark.parametrize("step", GEOMETRY, ids=lambda step: type(step).__name__)
-def test_random_geometry_moves_the_matrix_and_only_that(step):
+def test_random_geometry_changes_only_the_matrix(step):
     sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
     moved = step(sample, np.random.default_rng(0))
     assert not np.allclose(moved.matrix, sample.matrix)
@@ -105,7 +104,7 @@ def test_random_geometry_moves_the_matrix_and_only_that(step):
         lambda p: InformationDropping(p=p),
     ],
 )
-def test_p_is_how_often(make):
+def test_p_is_the_probability(make):
     def changes(p):
         step = make(p)
         before = [] if isinstance(step, HalfBody) else [BoxCrop(SIZE)]
@@ -117,7 +116,7 @@ def test_p_is_how_often(make):
     assert 10 < sum(changes(0.5)) < 50
 
 
-def test_the_same_draws_give_the_same_sample():
+def test_the_same_seed_gives_the_same_sample():
     pipeline = [HalfBody(COCO17), BoxCrop(SIZE), *GEOMETRY, Warp(), ColorJitter(0.5, 0.5, 0.5, 30)]
     one, two = (augmented(spotted(), pipeline, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(one.image, two.image)
@@ -138,7 +137,7 @@ def test_random_scale_and_rotation_stay_in_the_published_ranges():
     assert 60 < max(map(abs, angles)) <= 80 + 1e-6
 
 
-def test_half_body_takes_one_half():
+def test_half_body_uses_one_half():
     sample = spotted()
     boxes = [HalfBody(COCO17, p=1)(sample, np.random.default_rng(i)).box_xywh for i in range(9)]
     halves = [sample.keypoints[0, index, :2] for index in (COCO17.upper_index, COCO17.lower_index)]
@@ -146,13 +145,13 @@ def test_half_body_takes_one_half():
     assert middles == {tuple(np.round(half.mean(0), 2)) for half in halves}
 
 
-def test_half_body_leaves_people_with_few_joints():
+def test_half_body_keeps_the_box_of_people_with_few_joints():
     sample = spotted()
     sample.keypoints[0, 8:, 2] = 0
     assert HalfBody(COCO17, p=1, min_joints=8)(sample, np.random.default_rng(0)) is sample
 
 
-def test_no_jitter_keeps_colours_and_each_kind_changes_them():
+def test_color_jitter_changes_colours_only_if_enabled():
     rng = np.random.default_rng(0)
     image = rng.integers(30, 220, (20, 20, 3), np.uint8)
     sample = Sample(image, np.zeros(4), np.zeros((1, 17, 3)), size_wh=(20, 20))
@@ -163,14 +162,14 @@ def test_no_jitter_keeps_colours_and_each_kind_changes_them():
         assert np.abs(changed.astype(int) - image).mean() > 2, kind
 
 
-def test_saturation_and_hue_keep_greys():
+def test_saturation_and_hue_keep_grey_values():
     image = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, 2)
     sample = Sample(image, np.zeros(4), np.zeros((1, 17, 3)))
     changed = ColorJitter(saturation=0.9, hue=90)(sample, np.random.default_rng(0)).image
     assert np.abs(changed.astype(int) - image).max() <= 1
 
 
-def test_dropping_blanks_near_a_joint():
+def test_information_dropping_blacks_out_pixels_near_a_joint():
     sample = augmented(spotted(), [BoxCrop(SIZE), Warp()], np.random.default_rng(0))
     sample.image[:] = 255
     dropped = InformationDropping(p=1, patches=1)(sample, np.random.default_rng(1))
@@ -178,10 +177,10 @@ def test_dropping_blanks_near_a_joint():
     reach = np.linalg.norm(sample.keypoints[0, :, None, :2] - blank.mean(0), axis=-1).min()
     assert len(blank) > 100
     assert reach < 0.1 * max(SIZE)
-    assert (sample.image == 255).all(), "the input is not written to"
+    assert (sample.image == 255).all(), "the input is not modified"
 
 
-def test_normalize_is_the_formula():
+def test_normalize_follows_the_formula():
     images = np.random.default_rng(0).integers(0, 256, (2, 4, 6, 3), np.uint8)
     found = Normalize()(images).numpy()
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
@@ -189,10 +188,10 @@ def test_normalize_is_the_formula():
 
 
 @pytest.mark.parametrize("step", [Warp(), RandomScale(0.3), RandomFlip(COCO17)])
-def test_steps_before_the_crop_are_refused(step):
-    with pytest.raises(PipelineError, match="stands before the crop"):
+def test_transforms_before_the_crop_are_errors(step):
+    with pytest.raises(PipelineError, match="has to come after the crop"):
         step(spotted(), np.random.default_rng(0))
-    assert issubclass(PipelineError, PposeError), "the tools print it without a trace"
+    assert issubclass(PipelineError, PposeError), "the tools print it without a traceback"
 
 
 @pytest.mark.parametrize(
@@ -219,9 +218,9 @@ def test_steps_before_the_crop_are_refused(step):
         (lambda: InformationDropping(radius=(0.5, 0.1)), "radius"),
         (lambda: InformationDropping(offset=-0.1), "offset"),
         (lambda: Normalize(std=(0, 0, 0)), "std has to be above 0"),
-        (lambda: Normalize(std=(0.2, -0.2, 0.2)), "std has three values in 0..1"),
-        (lambda: Normalize(mean=(0.5,)), "mean has three values"),
-        (lambda: Normalize(mean=(123.675, 116.28, 103.53)), "mean has three values in 0..1"),
+        (lambda: Normalize(std=(0.2, -0.2, 0.2)), "std: expected three values in 0..1"),
+        (lambda: Normalize(mean=(0.5,)), "mean: expected three values"),
+        (lambda: Normalize(mean=(123.675, 116.28, 103.53)), "mean: expected three values in 0..1"),
     ],
 )
 def test_wrong_arguments(make, message):
@@ -232,58 +231,58 @@ def test_wrong_arguments(make, message):
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"type": "ColorJitter", "p": 9}, "place: p is a probability"),
-        ({"type": "Normalize", "std": [0, 0, 0]}, "place: std"),
-        ({"type": "Normalize", "mean": [0.5]}, "place.mean: expected 3 values"),
+        ({"type": "ColorJitter", "p": 9}, "node: p has to be a probability"),
+        ({"type": "Normalize", "std": [0, 0, 0]}, "node: std"),
+        ({"type": "Normalize", "mean": [0.5]}, "node.mean: expected 3 values"),
     ],
 )
-def test_wrong_arguments_of_a_config_have_their_place(node, message):
+def test_wrong_arguments_in_a_config_name_the_node(node, message):
     with pytest.raises(ConfigError, match=message):
-        build(node, path="place")
+        build(node, path="node")
 
 
 def test_every_registered_transform_is_tested_here():
     names = {type(step).__name__ for step in GEOMETRY}
     assert set(registered(Transform)) == names | {
         "BoxCrop", "Warp", "HalfBody", "ColorJitter", "InformationDropping",
-        "PictureFit", "CentreCrop"
+        "ImageFit", "CentreCrop"
     }  # fmt: skip
 
 
-def test_crop_and_inverse_go_round():
+def test_crop_and_inverse_cancel_out():
     matrix = BoxCrop(SIZE).matrix(np.array([10, 20, 50, 60]))
     points = np.random.default_rng(0).uniform(0, 100, (7, 2))
-    there = geometry.transform_points(matrix, points)
-    assert np.allclose(geometry.transform_points(np.linalg.inv(matrix), there), points)
+    moved = geometry.transform_points(matrix, points)
+    assert np.allclose(geometry.transform_points(np.linalg.inv(matrix), moved), points)
 
 
-def drawn_scales(step, count=400):
+def random_scales(step, count=400):
     sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
     rng = np.random.default_rng(1)
     before = np.linalg.det(sample.matrix)
     return [np.sqrt(np.linalg.det(step(sample, rng).matrix) / before) for _ in range(count)]
 
 
-def test_the_two_recipes_of_scale():
-    evenly = drawn_scales(RandomScale(0.5, uniform=True))
-    assert 0.5 <= min(evenly) < 0.55 and 1.45 < max(evenly) <= 1.5
-    assert np.mean(evenly) == pytest.approx(1, abs=0.05)
-    normally = drawn_scales(RandomScale(0.5))
-    assert (min(normally), max(normally)) == pytest.approx((1 / 1.5, 2))
+def test_uniform_and_normal_scaling():
+    uniform = random_scales(RandomScale(0.5, uniform=True))
+    assert 0.5 <= min(uniform) < 0.55 and 1.45 < max(uniform) <= 1.5
+    assert np.mean(uniform) == pytest.approx(1, abs=0.05)
+    normal = random_scales(RandomScale(0.5))
+    assert (min(normal), max(normal)) == pytest.approx((1 / 1.5, 2))
 
 
 @pytest.mark.parametrize(("uniform", "least", "most"), [(True, 36, 40), (False, 60, 80)])
-def test_the_two_recipes_of_rotation(uniform, least, most):
+def test_uniform_and_normal_rotation(uniform, least, most):
     sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
     step, rng = RandomRotate(40, p=1, uniform=uniform), np.random.default_rng(1)
-    turns = []
+    angles = []
     for _ in range(300):
-        turn = step(sample, rng).matrix @ np.linalg.inv(sample.matrix)
-        turns.append(abs(np.rad2deg(np.arctan2(turn[1, 0], turn[0, 0]))))
-    assert least < max(turns) <= most + 1e-6
+        rotation = step(sample, rng).matrix @ np.linalg.inv(sample.matrix)
+        angles.append(abs(np.rad2deg(np.arctan2(rotation[1, 0], rotation[0, 0]))))
+    assert least < max(angles) <= most + 1e-6
 
 
-def test_the_border_is_grey():
+def test_the_border_has_the_given_grey_level():
     sample = BoxCrop(SIZE, padding=3.0)(spotted(), np.random.default_rng(0))
     for border in (0, 128):
         image = Warp(border)(sample, np.random.default_rng(0)).image

@@ -1,4 +1,4 @@
-"""Batches come in order from processes that end with their parent, and whose death is told."""
+"""Batches are in order; workers end with their parent; a dead worker is an error."""
 
 import contextlib
 import faulthandler
@@ -19,13 +19,13 @@ import pytest
 
 from ppose.data import workers as workers_module
 from ppose.data.workers import WorkerDiedError, Workers, sample_bytes
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="loading processes need fork")
-PATIENCE = 30.0  # seconds until a test that hangs fails
+TIMEOUT = 30.0  # seconds until a hanging test fails
 
 
-def make(task):
+def load(task):
     """Samples of two arrays and a number."""
     return [
         {"image": np.full((5, 7, 3), i % 256, np.uint8), "map": np.full(3, i / 7), "index": i}
@@ -33,15 +33,15 @@ def make(task):
     ]
 
 
-SPACE = sample_bytes(make([0])[0]) * 4
+BATCH_BYTES = sample_bytes(load([0])[0]) * 4
 
 
-def pool_of(number, make=make, batch_bytes=SPACE, start=lambda index: None):
-    return Workers(make, number, batch_bytes, start)
+def pool_of(workers, load=load, batch_bytes=BATCH_BYTES, init=lambda index: None):
+    return Workers(load, workers, batch_bytes, init)
 
 
-def gone(pid):
-    """Whether a process has ended; one that nobody has waited for counts."""
+def has_ended(pid):
+    """Whether a process has ended; zombies count as ended."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
     except (FileNotFoundError, ProcessLookupError):
@@ -49,19 +49,19 @@ def gone(pid):
 
 
 def wait_until(condition):
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + TIMEOUT
     while not condition():
-        assert time.monotonic() < end, "waited in vain"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
 TASKS = [[1, 2, 3], [4], [5, 6, 7, 8], [9, 10], [11], [12, 13, 14], [15, 16]]
 
 
-@pytest.mark.parametrize("batch_bytes", [0, SPACE])
-@pytest.mark.parametrize("number", [1, 2, 3, 9])
-def test_batches_in_order(number, batch_bytes):
-    with closing(pool_of(number, batch_bytes=batch_bytes)) as pool:
+@pytest.mark.parametrize("batch_bytes", [0, BATCH_BYTES])
+@pytest.mark.parametrize("workers", [1, 2, 3, 9])
+def test_batches_in_order(workers, batch_bytes):
+    with closing(pool_of(workers, batch_bytes=batch_bytes)) as pool:
         for task, batch in zip(TASKS, pool.batches(TASKS), strict=True):
             assert batch["index"].tolist() == task
             assert batch["image"].shape == (len(task), 5, 7, 3)
@@ -72,21 +72,21 @@ def test_batches_in_order(number, batch_bytes):
     assert not multiprocessing.active_children()
 
 
-def test_no_more_batches_are_made_ahead_than_there_is_memory_for():
-    made = multiprocessing.get_context("fork").Value("i", 0)
+def test_the_number_of_prefetched_batches_is_limited():
+    loaded = multiprocessing.get_context("fork").Value("i", 0)
 
     def counted(task):
-        with made.get_lock():
-            made.value += 1
-        return make(task)
+        with loaded.get_lock():
+            loaded.value += 1
+        return load(task)
 
     with closing(pool_of(2, counted)) as pool:
         batches = pool.batches([[i] for i in range(50)])
         for taken in range(1, 4):
             next(batches)
-            wait_until(lambda taken=taken: made.value == 2 * workers_module.PREFETCH + taken - 1)
+            wait_until(lambda taken=taken: loaded.value == 2 * workers_module.PREFETCH + taken - 1)
             time.sleep(0.1)
-            assert made.value == 2 * workers_module.PREFETCH + taken - 1
+            assert loaded.value == 2 * workers_module.PREFETCH + taken - 1
 
 
 def files_in_dev_shm(pid):
@@ -94,7 +94,7 @@ def files_in_dev_shm(pid):
     return sum("/dev/shm" in line for line in maps)
 
 
-def test_memory_is_not_that_of_dev_shm():
+def test_dev_shm_is_not_used():
     before = files_in_dev_shm("self")
     with closing(pool_of(1)) as pool:
         next(pool.batches(TASKS))
@@ -102,7 +102,7 @@ def test_memory_is_not_that_of_dev_shm():
         assert files_in_dev_shm(child.pid) == files_in_dev_shm("self") == before
 
 
-def test_collecting_garbage_leaves_the_shared_memory_alone():
+def test_garbage_collection_does_not_touch_shared_memory():
     def frozen(task):
         return [{"objects": gc.get_freeze_count()}]
 
@@ -112,15 +112,15 @@ def test_collecting_garbage_leaves_the_shared_memory_alone():
 
 
 def slow(task):
-    time.sleep(PATIENCE)
-    return make(task)
+    time.sleep(TIMEOUT)
+    return load(task)
 
 
-@pytest.mark.parametrize("work", [make, slow])
-def test_a_killed_worker_is_told(work):
-    with closing(pool_of(2, work)) as pool:
+@pytest.mark.parametrize("function", [load, slow])
+def test_a_killed_worker_is_an_error(function):
+    with closing(pool_of(2, function)) as pool:
         batches = pool.batches([[i] for i in range(1000)])
-        if work is make:
+        if function is load:
             next(batches)
             os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
             with pytest.raises(WorkerDiedError, match="was killed .SIGKILL.*memory.*lower workers"):
@@ -146,34 +146,34 @@ def crash():
     ("end", "message"),
     [(lambda: os._exit(3), "ended with exit code 3"), (crash, r"crashed \(SIGSEGV\)")],
 )
-def test_a_worker_that_ends_by_itself_is_told(end, message):
+def test_a_worker_that_ends_by_itself_is_an_error(end, message):
     def fatal(task):
-        return make(task) if task != [5] else end()
+        return load(task) if task != [5] else end()
 
     with closing(pool_of(2, fatal)) as pool, pytest.raises(WorkerDiedError, match=message):
         list(pool.batches([[i] for i in range(10)]))
 
 
-class OddError(PposeError):
-    """An error that pickle cannot make again."""
+class UnpicklableError(PposeError):
+    """An error that cannot be unpickled."""
 
-    def __init__(self, place, value):
-        super().__init__(f"{place}: {value}")
+    def __init__(self, name, value):
+        super().__init__(f"{name}: {value}")
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
         (PposeError("a file"), PposeError, "^a file$"),
-        (OddError("there", 5), PposeError, "^there: 5$"),
+        (UnpicklableError("name", 5), PposeError, "^name: 5$"),
         (ZeroDivisionError("a bug"), RuntimeError, r"(?s)\[5\].*in failing.*ZeroDivisionError: a"),
     ],
 )
-def test_errors_arrive_after_the_batches_before_them(error, kind, message):
+def test_errors_are_raised_after_the_preceding_batches(error, kind, message):
     def failing(task):
         if task == [5]:
             raise error
-        return make(task)
+        return load(task)
 
     with closing(pool_of(2, failing)) as pool:
         batches = pool.batches([[i] for i in range(10)])
@@ -199,19 +199,19 @@ def test_signals_are_blocked_only_while_a_worker_starts():
         assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
-def test_each_worker_is_started_with_its_index():
-    def draws(task):
-        return [{"draw": random.random()}]
+def test_each_worker_is_initialized_with_its_index():
+    def random_value(task):
+        return [{"value": random.random()}]
 
-    with closing(pool_of(3, draws, start=random.seed)) as pool:
-        found = [batch["draw"][0] for batch in pool.batches(range(6))]
+    with closing(pool_of(3, random_value, init=random.seed)) as pool:
+        found = [batch["value"][0] for batch in pool.batches(range(6))]
     expected = [random.Random(index) for index in range(3)]
     assert found == [generator.random() for _ in range(2) for generator in expected]
 
 
 @pytest.fixture
 def parent():
-    """Starts a process with a pool of two workers, which then runs `body`; gives their ids too."""
+    """Starts a process with a pool of two workers that runs `body`; returns it and the pids."""
     started = []
 
     def start(body):
@@ -234,11 +234,11 @@ def parent_process(body):
         import numpy as np
         from ppose.data.workers import Workers
 
-        def make(task):
+        def load(task):
             time.sleep(0.05)
             return [{{"index": np.int64(task)}}]
 
-        pool = Workers(make, 2, 1000, lambda index: None)
+        pool = Workers(load, 2, 1000, lambda index: None)
         batches = pool.batches(range(10**9))
         next(batches)
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -258,25 +258,25 @@ def parent_process(body):
 def test_workers_end_when_their_parent_is_killed(parent, body):
     process, pids = parent(body)
     process.kill()
-    process.wait()  # not for the pipes, which the workers hold too
-    wait_until(lambda: all(map(gone, pids)))
+    process.wait()  # communicate() would wait for the pipes, which the workers inherit
+    wait_until(lambda: all(map(has_ended, pids)))
 
 
 @pytest.mark.parametrize(
     ("body", "code"),
     [("", 0), ("sys.exit(4)", 4), ("raise ValueError", 1), ("os._exit(5)", 5)],
 )
-def test_workers_end_when_their_parent_does(parent, body, code):
+def test_workers_end_when_their_parent_ends(parent, body, code):
     process, pids = parent(body)
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == code
-    wait_until(lambda: all(map(gone, pids)))
+    wait_until(lambda: all(map(has_ended, pids)))
 
 
-def test_workers_end_with_a_parent_that_is_a_process_of_multiprocessing_itself(parent):
+def test_workers_end_with_a_parent_that_is_a_multiprocessing_process(parent):
     body = """
         def child():
-            pool = Workers(make, 2, 1000, lambda index: None)
+            pool = Workers(load, 2, 1000, lambda index: None)
             next(pool.batches(range(100)))
             globals().update(pool=pool)
 
@@ -286,19 +286,19 @@ def test_workers_end_with_a_parent_that_is_a_process_of_multiprocessing_itself(p
         sys.exit(process.exitcode)
     """
     process, pids = parent(body)
-    process.communicate(timeout=PATIENCE)
+    process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0
-    wait_until(lambda: all(map(gone, pids)))
+    wait_until(lambda: all(map(has_ended, pids)))
 
 
-def test_sigterm_to_the_group_leaves_batches_until_the_parent_has_saved(parent):
+def test_workers_survive_sigterm_until_the_parent_has_saved(parent):
     body = """
-        asked = []
-        signal.signal(signal.SIGTERM, lambda *_: asked.append(1))
+        received = []
+        signal.signal(signal.SIGTERM, lambda *_: received.append(1))
         print("ready", flush=True)
         left = 10
         for batch in batches:
-            left -= bool(asked)
+            left -= bool(received)
             if not left:
                 break
         print("saved", flush=True)
@@ -306,6 +306,6 @@ def test_sigterm_to_the_group_leaves_batches_until_the_parent_has_saved(parent):
     process, pids = parent(body)
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGTERM)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert (out, err, process.returncode) == ("saved\n", "", 0)
-    wait_until(lambda: all(map(gone, pids)))
+    wait_until(lambda: all(map(has_ended, pids)))

@@ -1,4 +1,4 @@
-"""A folder that is no usable bundle is refused, with what is wrong and what to do."""
+"""Loading of bundles, and the errors for invalid ones."""
 
 import shutil
 
@@ -7,7 +7,7 @@ from conftest import ROOT
 
 from ppose.deploy.bundle import DESCRIPTION, Bundle, BundleError
 from ppose.experiment import Experiment
-from ppose.export.bundle import export_bundle
+from ppose.export.write_bundle import export_bundle
 
 
 @pytest.fixture(scope="module")
@@ -27,37 +27,37 @@ def bundle(exported, tmp_path):
     return shutil.copytree(exported, tmp_path / "bundle")
 
 
-def changed(bundle, old, new):
+def replace_in_description(bundle, old, new):
     path = bundle / DESCRIPTION
     text = path.read_text(encoding="utf-8")
     assert old in text
     path.write_text(text.replace(old, new, 1), encoding="utf-8")
 
 
-def test_it_is_read(bundle):
-    read = Bundle(bundle)
-    assert read.network.files.keys() == {"paddle", "onnx"}
-    assert read.size["onnx"] == (bundle / "model.onnx").stat().st_size
+def test_valid_bundle(bundle):
+    loaded = Bundle(bundle)
+    assert loaded.network.files.keys() == {"paddle", "onnx"}
+    assert loaded.size["onnx"] == (bundle / "model.onnx").stat().st_size
 
 
-def test_no_folder(tmp_path):
-    with pytest.raises(BundleError, match=r"nowhere: no such folder; tools/export\.py makes one"):
+def test_missing_folder(tmp_path):
+    with pytest.raises(BundleError, match=r"nowhere: no such folder; .* tools/export\.py"):
         Bundle(tmp_path / "nowhere")
 
 
 def test_another_folder(tmp_path):
     (tmp_path / "weights.pdparams").touch()
-    with pytest.raises(BundleError, match=r"no pose\.yml; it holds weights\.pdparams"):
+    with pytest.raises(BundleError, match=r"no pose\.yml, but weights\.pdparams"):
         Bundle(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["model.pdmodel", "model.pdiparams", "model.onnx"])
-def test_a_missing_or_damaged_file(bundle, name):
+def test_missing_or_damaged_file(bundle, name):
     path = bundle / name
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
-    with pytest.raises(BundleError, match=f"{name}: damaged, or of another export"):
+    with pytest.raises(BundleError, match=f"{name}: damaged, or from another export"):
         Bundle(bundle)
     path.unlink()
     with pytest.raises(BundleError, match=f"{name}: missing; export the network again"):
@@ -72,29 +72,33 @@ def test_a_missing_or_damaged_file(bundle, name):
         ("type: Heatmap", "type: Heatmaps", r"codec\.type: nothing is registered as 'Heatmaps'"),
         ("refine: dark", "refine: half", r"codec\.refine: expected one of"),
         ("padding: 1.1", "padding: -1", "crop: padding"),
-        ("  channels: 17", "  channels: 18", "channels: the network has 18, but codec or crop 17"),
-        ("  stride: 4", "  stride: 2", "stride: the network has 2, but codec or crop 4"),
+        (
+            "  channels: 17",
+            "  channels: 18",
+            "channels: 18 in the network, but 17 in codec or crop",
+        ),
+        ("  stride: 4", "  stride: 2", "stride: 2 in the network, but 4 in codec or crop"),
         ("  stride: 4", "  stride: 0", r"network\.stride: expected 1 or more"),
         (
             "  size_multiple: 32",
             "  size_multiple: 0",
             r"network\.size_multiple: expected 1 or more",
         ),
-        ("input: [-1, 64, 64, 3]", "input: [-1, 64, 32, 3]", "input: the network has"),
-        ("gives: maps", "gives: peaks", "average maps, not peaks"),
+        ("input: [-1, 64, 64, 3]", "input: [-1, 64, 32, 3]", "input: .* in the network"),
+        ("gives: maps", "gives: peaks", "need maps, not peaks"),
         ("flip_test: ", "flip_tests: ", "flip_test"),
-        ("[model.onnx]", "[../model.onnx]", "no file of the bundle"),
+        ("[model.onnx]", "[../model.onnx]", "is not in the bundle"),
         ("name: quickstart", "name: [", "not valid YAML"),
         ("name: quickstart", "name: !!python/object/apply:os.getcwd []", "not valid YAML"),
     ],
 )
-def test_a_description_that_is_wrong(bundle, old, new, message):
-    changed(bundle, old, new)
+def test_invalid_description(bundle, old, new, message):
+    replace_in_description(bundle, old, new)
     with pytest.raises(BundleError, match=message):
         Bundle(bundle)
 
 
-def test_aliases_that_stand_for_billions(bundle):
+def test_billion_laughs(bundle):
     levels = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     path = bundle / DESCRIPTION
     path.write_text("a0: &a0 [1]\n" + levels + path.read_text(encoding="utf-8"), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Deployment needs NumPy, OpenCV, PyYAML and one backend, and nothing that trains."""
+"""Deployment requires only NumPy, OpenCV, PyYAML and one backend."""
 
 import json
 import subprocess
@@ -6,21 +6,20 @@ import sys
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 from conftest import ROOT
-from onnx import helper
+from tiny_detector import write_detector
 
-from ppose.deploy.session import BACKENDS, PACKAGES
+from ppose.deploy.backends.settings import BACKENDS, PACKAGES
 
 PEOPLE = ROOT / "dataset" / "test_image" / "people.jpg"
 
-# What pip installs for training, by the names under which it is imported.
+# Import names of the packages that pip installs for training.
 TRAINING = (
     *("paddle", "paddleslim", "numba", "pycocotools", "PIL", "safetensors", "msgspec", "tqdm"),
     *("psutil", "visualdl", "matplotlib", "sklearn", "scipy", "pandas", "requests", "onnx"),
 )
-# Runs a script where importing what is not there fails, as it does in an environment without it.
+# Runs a script with some imports disabled, as in an environment without these packages.
 WITHOUT = """
 import runpy, sys
 for name in {names!r}:
@@ -45,10 +44,10 @@ def expected():
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_inference_with_one_backend_alone(bottom_up_bundle, expected, backend, tmp_path):
-    # Paddle's own package asks for more than deployment does.
-    own = {"paddle", "PIL", "requests", "safetensors"} if backend == "paddle" else set()
-    others = {*TRAINING, *BACKENDS} - own - {backend}
+def test_inference_with_a_single_backend(bottom_up_bundle, expected, backend, tmp_path):
+    # Dependencies of the Paddle package itself.
+    required = {"paddle", "PIL", "requests", "safetensors"} if backend == "paddle" else set()
+    others = {*TRAINING, *BACKENDS} - required - {backend}
     run = run_without(
         sorted(others),
         ROOT / "deploy" / "infer.py",
@@ -63,34 +62,8 @@ def test_inference_with_one_backend_alone(bottom_up_bundle, expected, backend, t
     assert (tmp_path / "people.jpg").is_file()
 
 
-def write_detector(folder):
-    """A network that finds one person, who fills any picture."""
-    constants = {"zero": np.zeros(1), "box": [[[0, 0, 64, 64]]], "likely": [[[0.9]]]}
-    nodes = [
-        helper.make_node("ReduceMean", ["image"], ["mean"], axes=[1, 2, 3], keepdims=0),
-        helper.make_node("Mul", ["mean", "zero"], ["nothing"]),
-        helper.make_node("Add", ["box", "nothing"], ["places"]),
-        helper.make_node("Add", ["likely", "nothing"], ["scores"]),
-    ]
-    sides = {"image": (1, 3, 64, 64), "places": (1, 1, 4), "scores": (1, 1, 1)}
-    image, *outputs = (
-        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
-        for name, shape in sides.items()
-    )
-    tensors = [
-        onnx.numpy_helper.from_array(np.array(value, np.float32), name)
-        for name, value in constants.items()
-    ]
-    graph = helper.make_graph(nodes, "person", [image], outputs, tensors)
-    opset = helper.make_opsetid("", 17)
-    model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
-    onnx.save(model, folder / "person.onnx")
-    (folder / "detector.yml").write_text("mean: [0, 0, 0]\nstd: [1, 1, 1]\n")
-    return folder
-
-
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
-def test_a_video_and_a_detector_without_what_trains(top_down_bundle, backend, tmp_path):
+def test_video_and_detector_without_training_packages(top_down_bundle, backend, tmp_path):
     clip = tmp_path / "clip.mp4"
     frame = cv2.imread(str(PEOPLE))
     writer = cv2.VideoWriter(str(clip), cv2.VideoWriter_fourcc(*"mp4v"), 10, frame.shape[1::-1])
@@ -113,7 +86,7 @@ def test_a_video_and_a_detector_without_what_trains(top_down_bundle, backend, tm
     assert (out / "clip.mp4").is_file()
 
 
-def test_a_backend_that_is_not_installed_is_named(bottom_up_bundle, tmp_path):
+def test_missing_backend(bottom_up_bundle, tmp_path):
     run = run_without(
         [*TRAINING, *BACKENDS],
         ROOT / "deploy" / "infer.py",
@@ -125,7 +98,7 @@ def test_a_backend_that_is_not_installed_is_named(bottom_up_bundle, tmp_path):
     assert "Traceback" not in run.stderr
 
 
-def test_boxes_of_a_file(top_down_bundle, tmp_path):
+def test_box_file(top_down_bundle, tmp_path):
     run = run_without(
         sorted({*TRAINING, *BACKENDS} - {"onnxruntime"}),
         ROOT / "deploy" / "infer.py",
@@ -137,7 +110,7 @@ def test_boxes_of_a_file(top_down_bundle, tmp_path):
     assert image["box_source"] == "boxes.json"
 
 
-def test_help_needs_nothing():
+def test_help_needs_no_packages():
     run = run_without([*TRAINING, *BACKENDS], ROOT / "deploy" / "infer.py", "--help")
     assert run.returncode == 0, run.stderr
     assert "--model_dir" in run.stdout

@@ -1,38 +1,45 @@
-"""Optimized programs give what they gave before, from fewer operators."""
+"""Graph optimizations keep the output and remove operators."""
 
 from collections import Counter
 
 import numpy as np
 import paddle
 import pytest
-from branchy import SIZE_WH, branchy, error, outputs, pictures, quantized
 from golden.weights_by_name import fill
 from paddle import nn
 from paddle.nn import functional as F
+from tiny_branching_network import (
+    SIZE_WH,
+    branching_network,
+    error,
+    outputs,
+    quantized,
+    random_images,
+)
 
-from ppose.codecs.parts import SIMPLEPOSE
+from ppose.codecs.part_layout import SIMPLEPOSE
+from ppose.config import registered
+from ppose.deploy.backends.open import open_session
 from ppose.deploy.bundle import PROGRAM, WEIGHTS
-from ppose.deploy.session import open_session
 from ppose.export.fold import fold_norms
-from ppose.export.int8graph import to_int8
+from ppose.export.int8_program import to_int8
 from ppose.export.onnx import write_onnx
-from ppose.export.optimize import fold_scales, optimized, split_convolutions
+from ppose.export.optimize import fold_scales, optimize, split_convolutions
 from ppose.export.pdmodel import trace
-from ppose.export.shuffles import keep_channels_in_place
+from ppose.export.shuffles import remove_shuffle_copies
 from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
 from ppose.models.layers import Backbone
 from ppose.models.lite_hrnet import VARIANTS, interleave
-from ppose.registry import registered
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
-MAKERS = {
+NETWORKS = {
     "HRNet": lambda: HRNet(4, (1, 1, 1), blocks=1, stem_width=8, stage1_width=4, stage1_blocks=1),
     "lite_18": lambda: LiteHRNet("lite_18"),
     "naive": lambda: LiteHRNet("naive"),
     "IMHN": lambda: IMHN(SIMPLEPOSE, stacks=2, width=16, increase=2),
-    "branchy": branchy,
+    "branching": branching_network,
 }
-# What a shuffle block copies with.
+# Operators with which a shuffle block copies.
 COPIES = {"split", "concat", "unsqueeze2", "flatten_contiguous_range"}
 
 
@@ -54,51 +61,51 @@ def run(program, folder, backend, images):
 
 def contents(program):
     operators = [
-        (op.kind, str(op.inputs), str(op.outputs), str(op.settings)) for op in program.operators
+        (op.type, str(op.inputs), str(op.outputs), str(op.attributes)) for op in program.operators
     ]
     tensors = {name: array.tobytes() for name, array in program.tensors.items()}
     return operators, tensors, dict(program.shapes)
 
 
 def kinds(program):
-    return Counter(op.kind for op in program.operators)
+    return Counter(op.type for op in program.operators)
 
 
-def test_all_backbones_are_optimized_here():
+def test_all_backbones_are_covered():
     assert set(registered(Backbone)) == {"HRNet", "LiteHRNet"}
 
 
 @pytest.mark.parametrize("dense", [False, True])
-@pytest.mark.parametrize("name", MAKERS)
-def test_the_output_stays(name, dense, tmp_path):
-    made = MAKERS[name]()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_optimization_keeps_the_output(name, dense, tmp_path):
+    made = NETWORKS[name]()
     program = traced(PoseNet(made, COCO17) if isinstance(made, Backbone) else made)
     before = contents(program)
-    changed = optimized(program, dense=dense)
+    changed = optimize(program, dense=dense)
     assert contents(program) == before
-    images = pictures(2, (64, 64))
+    images = random_images(2, (64, 64))
     backend = "paddle" if dense else "onnxruntime"
     found, expected = (run(p, tmp_path, backend, images) for p in (changed, program))
     assert error(found, expected) < 1e-5
 
 
 @pytest.mark.parametrize("name", ["lite_18", "naive"])
-def test_lite_hrnet_copies_in_its_stem_only(name):
+def test_lite_hrnet_copies_only_in_its_stem(name):
     network = LiteHRNet(name)
     program = traced(network)
     weighting = VARIANTS[name].weighting
     blocks = sum(2 * m * b for m, b in zip(VARIANTS[name].modules, (2, 3, 4), strict=True))
-    assert keep_channels_in_place(program.copied(), dense=True) == blocks
-    assert keep_channels_in_place(program.copied(), dense=False) == (blocks if weighting else 0)
-    left = kinds(optimized(program, dense=True))
-    # Weighting concatenates what all resolutions show.
+    assert remove_shuffle_copies(program.copy(), dense=True) == blocks
+    assert remove_shuffle_copies(program.copy(), dense=False) == (blocks if weighting else 0)
+    left = kinds(optimize(program, dense=True))
+    # The weighting concatenates features of all resolutions.
     weighted = blocks // 3 if not weighting else 2 * sum(VARIANTS[name].modules)
     assert sum(left[kind] for kind in COPIES) == 4 + (weighted if weighting else 0)
     assert left["scale"] == (sum(VARIANTS[name].modules) if weighting else 0)
 
 
 class Shuffled(nn.Layer):
-    """Two blocks of which `end` makes something."""
+    """Two shuffle blocks, followed by the function `end`."""
 
     def __init__(self, end, middle=F.relu, kernel=1):
         super().__init__()
@@ -117,27 +124,27 @@ class Shuffled(nn.Layer):
         return self.end(self, x, y, z)
 
 
-# Blocks that can be rewritten, and what comes behind.
+# Number of blocks that can be rewritten, and the operators after them.
 ENDS = {
-    "read by a convolution": (2, lambda net, x, y, z: net.last(z)),
-    "read on the way": (
+    "convolution": (2, lambda net, x, y, z: net.last(z)),
+    "intermediate values used too": (
         *(2, lambda net, x, y, z: net.last(z) + net.last(y) + net.last(F.max_pool2d(x, 3, 1, 1))),
     ),
     "concatenated": (2, lambda net, x, y, z: net.wide(paddle.concat([z, F.sigmoid(y)], 1))),
-    "split again": (0, lambda net, x, y, z: net.last(paddle.concat([y, z], 1).split(2, 1)[0])),
-    "added to what is in another order": (0, lambda net, x, y, z: net.last(x + y + z)),
-    "the result itself": (0, lambda net, x, y, z: z),
-    "without channels": (0, lambda net, x, y, z: z.flatten(2) + x.flatten(2)),
+    "split": (0, lambda net, x, y, z: net.last(paddle.concat([y, z], 1).split(2, 1)[0])),
+    "sum of values in different orders": (0, lambda net, x, y, z: net.last(x + y + z)),
+    "output of the network": (0, lambda net, x, y, z: z),
+    "flattened": (0, lambda net, x, y, z: z.flatten(2) + x.flatten(2)),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_blocks_in_their_surroundings(end, tmp_path):
+def test_operators_after_a_block(end, tmp_path):
     count, function = ENDS[end]
     program = traced(Shuffled(function), (16, 16))
-    changed = program.copied()
-    assert keep_channels_in_place(changed, dense=True) == count
-    images = pictures(2, (16, 16))
+    changed = program.copy()
+    assert remove_shuffle_copies(changed, dense=True) == count
+    images = random_images(2, (16, 16))
     for backend in ("paddle", "onnxruntime"):
         found, expected = (run(p, tmp_path, backend, images) for p in (changed, program))
         assert error(found, expected) < 1e-5
@@ -148,29 +155,29 @@ def test_blocks_in_their_surroundings(end, tmp_path):
     [
         ({"kernel": 3}, 2),
         ({"middle": lambda x: F.leaky_relu(x, 0.3)}, 2),
-        ({"middle": F.sigmoid}, 1),  # it would not leave the others as they are
+        ({"middle": F.sigmoid}, 1),  # it would change the channels that pass through
     ],
 )
-def test_what_a_block_may_be_made_of(settings, blocks, tmp_path):
+def test_operators_inside_a_block(settings, blocks, tmp_path):
     network = Shuffled(lambda net, x, y, z: net.last(z), **settings)
     program = traced(network, (16, 16))
-    changed = program.copied()
-    assert keep_channels_in_place(changed, dense=True) <= blocks
-    images = pictures(2, (16, 16))
+    changed = program.copy()
+    assert remove_shuffle_copies(changed, dense=True) <= blocks
+    images = random_images(2, (16, 16))
     found, expected = (run(p, tmp_path, "onnxruntime", images) for p in (changed, program))
     assert error(found, expected) < 1e-5
 
 
-def test_relu_needs_others_that_are_not_negative():
+def test_relu_requires_non_negative_channels_that_pass_through():
     class Signed(Shuffled):
         def forward(self, images):
             kept, changed = self.first(images).chunk(2, axis=1)
             return self.last(interleave(kept, self.middle(self.inner(changed))))
 
     program = traced(Signed(None), (16, 16))
-    assert keep_channels_in_place(program, dense=True) == 0
+    assert remove_shuffle_copies(program, dense=True) == 0
     program = traced(Signed(None, middle=lambda x: x), (16, 16))
-    assert keep_channels_in_place(program, dense=True) == 1
+    assert remove_shuffle_copies(program, dense=True) == 1
 
 
 class Steps(nn.Layer):
@@ -194,13 +201,13 @@ class Steps(nn.Layer):
         (0, lambda conv, depthwise, x: (lambda y: 2 * y + F.relu(y))(conv(x))),
     ],
 )
-def test_factors_go_into_convolutions(count, function, tmp_path):
-    # The result of a program keeps its name.
+def test_scales_are_folded_into_convolutions(count, function, tmp_path):
+    # The max pooling at the end: outputs of a program keep their names.
     program = traced(Steps(lambda *args: F.max_pool2d(function(*args), 2)), (16, 16))
-    changed = program.copied()
+    changed = program.copy()
     assert fold_scales(changed) == count
     assert kinds(changed)["scale"] == kinds(program)["scale"] - count
-    images = pictures(2, (16, 16))
+    images = random_images(2, (16, 16))
     found, expected = (run(p, tmp_path, "onnxruntime", images) for p in (changed, program))
     assert error(found, expected) < 1e-5
 
@@ -215,39 +222,39 @@ def test_factors_go_into_convolutions(count, function, tmp_path):
         (0, lambda conv, depthwise, x: conv(x).split(2, 2)),
     ],
 )
-def test_splits_go_into_convolutions(count, function, tmp_path):
+def test_convolutions_are_split(count, function, tmp_path):
     program = traced(Steps(lambda *args: sum(y.mean(1) for y in function(*args))), (16, 16))
-    changed = program.copied()
+    changed = program.copy()
     assert split_convolutions(changed) == count
     assert kinds(changed)["split"] == 1 - count
-    images = pictures(2, (16, 16))
+    images = random_images(2, (16, 16))
     found, expected = (run(p, tmp_path, "onnxruntime", images) for p in (changed, program))
     assert error(found, expected) < 1e-5
 
 
-def test_quantized_programs_stay():
-    network = quantized(branchy())
+def test_quantized_programs_are_not_changed():
+    network = quantized(branching_network())
     fold_norms(network, SIZE_WH)
     program = trace(network, (-1, 3, *SIZE_WH[::-1]))
-    assert contents(optimized(program, dense=True)) == contents(program)
+    assert contents(optimize(program, dense=True)) == contents(program)
     to_int8(program)
-    assert contents(optimized(program, dense=True)) == contents(program)
+    assert contents(optimize(program, dense=True)) == contents(program)
 
 
-def test_height_and_width_may_stay_open(tmp_path):
+def test_dynamic_height_and_width(tmp_path):
     network = Shuffled(lambda net, x, y, z: net.last(z))
     fill(network)
     program = trace(network.eval(), (-1, 3, -1, -1))
-    changed = optimized(program, dense=True)
+    changed = optimize(program, dense=True)
     assert not COPIES & set(kinds(changed))
     for size_wh in ((16, 24), (32, 16)):
-        images = pictures(1, size_wh)
+        images = random_images(1, size_wh)
         assert error(run(changed, tmp_path, "paddle", images), outputs(network, images)) < 1e-5
 
 
 def test_weights_are_shared_with_the_copy():
-    program = traced(branchy(), SIZE_WH)
-    changed = program.copied()
+    program = traced(branching_network(), SIZE_WH)
+    changed = program.copy()
     for name, array in changed.tensors.items():
         assert np.shares_memory(array, program.tensors[name])
     changed.tensors.clear()

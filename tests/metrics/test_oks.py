@@ -1,3 +1,5 @@
+"""OKS and OKS-NMS: values computed by hand, pycocotools, and properties."""
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -5,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from ppose.metrics.oks import oks, oks_nms
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
 SIGMAS = np.array([0.1, 0.05, 0.025])
 coordinates = st.floats(-500, 500, width=32)
@@ -15,7 +17,7 @@ def poses(people: int):
     return arrays(np.float32, (people, 3, 2), elements=coordinates)
 
 
-def test_formula_by_hand():
+def test_value_computed_by_hand():
     a = np.zeros((1, 3, 2))
     b = np.array([[[3, 0], [0, 4], [0, 0]]], float)
     # 2·area·(2·sigma)² is 8 for the first joint and 2 for the second.
@@ -23,7 +25,7 @@ def test_formula_by_hand():
     assert oks(a, b, np.array([100.0]), SIGMAS) == pytest.approx(expected)
 
 
-def test_only_counted_joints_enter_the_mean():
+def test_only_counted_joints_are_averaged():
     a = np.zeros((2, 3, 2))
     b = np.array([[[3, 0], [0, 4], [0, 0]]], float)
     counted = np.array([[True, False, True], [False, False, False]])
@@ -53,7 +55,7 @@ def test_equals_pycocotools():
 
 
 @given(poses(3), poses(4), st.floats(1e-3, 1e6))
-def test_in_range_and_symmetric_for_equal_areas(a, b, area):
+def test_oks_is_in_0_1_and_symmetric_for_equal_areas(a, b, area):
     similarity = oks(a, b, np.full(3, area), SIGMAS)
     assert similarity.shape == (3, 4)
     assert ((similarity >= 0) & (similarity <= 1)).all()
@@ -61,19 +63,19 @@ def test_in_range_and_symmetric_for_equal_areas(a, b, area):
 
 
 @given(poses(2), st.floats(0, 1e6))
-def test_identical_is_one_even_without_area(a, area):
+def test_identical_poses_have_oks_1_even_without_area(a, area):
     assert np.diag(oks(a, a, np.full(2, area), SIGMAS)) == pytest.approx([1, 1])
 
 
 @given(poses(1), st.floats(1, 50), st.floats(0.1, 50))
-def test_falls_with_distance(a, shift, more):
+def test_oks_decreases_with_distance(a, shift, more):
     near, far = a + shift, a + shift + more
     area = np.array([900.0])
     assert oks(a, near, area, SIGMAS) >= oks(a, far, area, SIGMAS)
 
 
 def crowd():
-    """Two people, far apart, each found twice with a pixel between."""
+    """Two distant people, each with a duplicate shifted by one pixel."""
     person = np.random.default_rng(1).uniform(0, 80, (17, 2))
     return np.stack([person, person + 200, person + 1, person + 201]), np.full(4, 100.0 * 100)
 
@@ -84,12 +86,12 @@ def test_nms_keeps_the_best_of_each_person():
     assert kept.tolist() == [1, 2]
 
 
-def test_nms_of_equal_scores_keeps_the_first():
+def test_nms_keeps_the_first_of_equal_scores():
     keypoints, areas = crowd()
     assert oks_nms(keypoints, np.ones(4), areas, COCO17.sigmas).tolist() == [0, 1]
 
 
-def test_nms_takes_the_mean_area_of_a_pair():
+def test_nms_uses_the_mean_area_of_a_pair():
     keypoints = np.array([[[0.0, 0.0]], [[10.0, 0.0]]])
     sigma, areas, scores = np.array([0.1]), np.array([3000.0, 1000.0]), np.array([1.0, 0.5])
     similarity = np.exp(-100 / (2 * 2000 * 0.04))
@@ -97,7 +99,7 @@ def test_nms_takes_the_mean_area_of_a_pair():
     assert len(oks_nms(keypoints, scores, areas, sigma, similarity + 1e-9)) == 2
 
 
-def test_nms_a_duplicate_of_a_duplicate_stays():
+def test_nms_keeps_a_duplicate_of_a_duplicate():
     keypoints = np.array([[[0.0, 0.0]], [[4.0, 0.0]], [[8.0, 0.0]]])
     areas, sigma = np.full(3, 2000.0), np.array([0.1])
     neighbours = np.exp(-16 / (2 * 2000 * 0.04))
@@ -109,7 +111,7 @@ def test_nms_keeps_a_pose_at_the_threshold():
     assert len(oks_nms(np.zeros((2, 3, 2)), np.ones(2), np.ones(2), SIGMAS, threshold=1.0)) == 2
 
 
-def test_nms_of_nobody():
+def test_nms_without_people():
     assert oks_nms(np.zeros((0, 17, 3)), np.zeros(0), np.zeros(0), COCO17.sigmas).shape == (0,)
 
 

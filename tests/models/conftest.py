@@ -7,7 +7,7 @@ from ppose.models.lite_hrnet import VARIANTS, Variant
 
 @pytest.fixture(params=["HRNet", "Lite-HRNet", "naive Lite-HRNet"])
 def small_backbone(request, monkeypatch):
-    """A backbone of each kind that takes a fraction of a second, with weights by name."""
+    """A small, fast backbone of each kind, with weights from `weights_by_name`."""
     if request.param == "HRNet":
         backbone = HRNet(
             width=4, modules=(1, 1, 1), blocks=1, stem_width=8, stage1_width=4, stage1_blocks=1

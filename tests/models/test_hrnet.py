@@ -31,7 +31,7 @@ def test_shortcuts_and_transitions_are_projected_only_where_the_width_changes():
     assert not projections & convolutions(same_width)
 
 
-def test_the_last_module_makes_the_highest_resolution_only():
+def test_the_last_module_outputs_only_the_highest_resolution():
     names = convolutions(HRNet(**SMALL | {"modules": (1, 1, 2)}))
     fusion = "st4.stage_st4_{0}.fuse_func.residual_st4_{0}_layer_"
     assert any(name.startswith(fusion.format(1) + "4_1") for name in names)

@@ -1,4 +1,4 @@
-"""IMHN computes what the published network does, and in eval mode no more than it needs."""
+"""IMHN matches the published network, and computes only the finest scale in eval mode."""
 
 import json
 import re
@@ -9,17 +9,17 @@ import paddle
 import pytest
 from golden.weights_by_name import fill, weight
 
-from ppose.codecs.parts import SIMPLEPOSE, Parts
-from ppose.convert.simplepose import FIRST_CONVOLUTION, targets
+from ppose.codecs.part_layout import SIMPLEPOSE, PartLayout
+from ppose.convert.simplepose_names import FIRST_CONVOLUTION, targets
 from ppose.models import IMHN
-from ppose.skeleton import COCO17
+from ppose.structures.skeleton import COCO17
 
 GOLDEN = np.load(Path(__file__).parents[1] / "golden" / "simplepose_imhn.npz")
 
 
 @pytest.fixture(scope="module")
 def published():
-    """The network with 4 stacks and weights by the published names."""
+    """The network with 4 stacks, and weights from `weights_by_name` for the published names."""
     shapes = dict(zip(GOLDEN["names"].tolist(), map(json.loads, GOLDEN["shapes"]), strict=True))
     network = IMHN(SIMPLEPOSE)
     own = network.state_dict()
@@ -36,8 +36,8 @@ def published():
     return network
 
 
-def everything(network, images):
-    """All outputs, with the statistics of evaluation."""
+def training_outputs(network, images):
+    """The training outputs, with batch norms in eval mode."""
     network.training = True
     with paddle.no_grad():
         outputs = network(images)
@@ -50,8 +50,8 @@ def golden_images():
     return paddle.to_tensor(np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2)))
 
 
-def test_all_outputs_are_those_of_the_published_network(published):
-    outputs = everything(published, golden_images())
+def test_all_outputs_match_the_published_network(published):
+    outputs = training_outputs(published, golden_images())
     assert (len(outputs), len(outputs[0])) == (4, 5)
     for i, stack in enumerate(outputs):
         for j, maps in enumerate(stack):
@@ -60,14 +60,14 @@ def test_all_outputs_are_those_of_the_published_network(published):
             assert error <= 1e-4 * np.abs(reference).max(), (i, j)
 
 
-def test_evaluation_gives_the_last_finest_maps(published):
+def test_eval_mode_outputs_the_finest_maps_of_the_last_stack(published):
     with paddle.no_grad():
         maps = published(golden_images()).numpy()
     reference = GOLDEN["output_stack3_scale0"]
     assert np.abs(maps - reference).max() <= 1e-4 * np.abs(reference).max()
 
 
-def test_size_of_the_published_network(published):
+def test_number_of_parameters(published):
     count = sum(p.size for p in published.parameters() if not p.stop_gradient)
     assert round(count / 1e6, 1) == 129.0
 
@@ -76,12 +76,12 @@ def test_size_of_the_published_network(published):
 def small(request):
     paddle.seed(0)
     stacks, width, increase = request.param
-    network = IMHN(Parts(COCO17), stacks=stacks, width=width, increase=increase)
+    network = IMHN(PartLayout(COCO17), stacks=stacks, width=width, increase=increase)
     fill(network)
     return network
 
 
-def test_maps_have_the_promised_sizes(small):
+def test_map_sizes(small):
     images = paddle.randn([2, 3, 64, 128])
     small.train()
     for stack in small(images):
@@ -100,12 +100,12 @@ def test_every_parameter_gets_a_gradient_in_training(small):
     assert [n for n, p in parameters if p.grad is None or not p.grad.numpy().any()] == []
 
 
-def test_evaluation_leaves_out_what_only_supervision_needs(small):
+def test_eval_mode_skips_the_coarse_maps(small):
     called = []
     for name, layer in small.named_sublayers():
         layer.register_forward_post_hook(lambda *_, name=name: called.append(name))
     images = paddle.randn([1, 3, 64, 64])
-    everything(small, images)
+    training_outputs(small, images)
     in_training, called[:] = set(called), []
     small.eval()
     small(images)
@@ -115,7 +115,7 @@ def test_evaluation_leaves_out_what_only_supervision_needs(small):
     assert set(called) == in_training - coarse
 
 
-def test_weights_start_as_published():
+def test_initialization_is_as_published():
     paddle.seed(0)
     network = IMHN(SIMPLEPOSE, stacks=1, width=64, increase=16)
     for name, parameter in network.named_parameters():
@@ -127,7 +127,7 @@ def test_weights_start_as_published():
             assert abs(values.std() / std - 1) < 5 / np.sqrt(2 * values.size), name
 
 
-def test_names_that_only_look_published_have_no_place():
+def test_names_similar_to_published_ones_are_not_mapped():
     known = "posenet.hourglass.0.hg.3.4.convBlock.0.weight"
     others = [
         known.removeprefix("posenet."),
@@ -139,12 +139,12 @@ def test_names_that_only_look_published_have_no_place():
         known.replace("weight", "scale"),
         "posenet.features.0.before_regress.5.0.conv.weight",
     ]
-    place = "stacks.0.hourglass.bottom.conv1.conv.weight"
-    assert targets([*others, known]) == {known: place}
+    target = "stacks.0.hourglass.bottom.conv1.conv.weight"
+    assert targets([*others, known]) == {known: target}
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_the_saved_graph_gives_the_same_maps(small, tmp_path, dynamic):
+def test_a_saved_network_matches(small, tmp_path, dynamic):
     small.eval()
     side = None if dynamic else 64
     spec = paddle.static.InputSpec([None, 3, side, side], "float32")
@@ -157,14 +157,14 @@ def test_the_saved_graph_gives_the_same_maps(small, tmp_path, dynamic):
 
 
 @pytest.mark.parametrize("shape", [[1, 3, 64, 96], [1, 3, 32, 64], [3, 64, 64]])
-def test_other_sizes_are_refused(small, shape):
-    with pytest.raises(ValueError, match="IMHN takes images .* multiples of 64"):
+def test_invalid_sizes_are_rejected(small, shape):
+    with pytest.raises(ValueError, match="IMHN expects images .* multiples of 64"):
         small(paddle.zeros(shape))
 
 
 @pytest.mark.parametrize(
     "wrong", [{"stacks": 0}, {"width": 8}, {"width": 40}, {"increase": -2}, {"increase": 3}]
 )
-def test_wrong_arguments(wrong):
+def test_invalid_arguments_are_rejected(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         IMHN(SIMPLEPOSE, **wrong)

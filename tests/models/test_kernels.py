@@ -1,4 +1,4 @@
-"""The machine code gives what Paddle's operators give, where it applies, and nowhere else."""
+"""The Numba kernels match Paddle's operators, and run only where they are supported."""
 
 import numpy as np
 import paddle
@@ -21,7 +21,7 @@ shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 19), st.
 @given(shapes, st.integers(1, 3), st.integers(0, 2**32 - 1))
 @example((1, 1, 1, 1), 2, 0)
 @example((2, 3, 17, 18), 2, 0)
-def test_a_depthwise_convolution_has_the_values_and_gradients_of_paddles(shape, stride, seed):
+def test_depthwise_convolution_matches_paddle(shape, stride, seed):
     rng = np.random.default_rng(seed)
     layer = DepthwiseConv2D(shape[1], stride)
     layer.weight.set_value(rng.standard_normal(layer.weight.shape).astype(np.float32))
@@ -39,7 +39,7 @@ def test_a_depthwise_convolution_has_the_values_and_gradients_of_paddles(shape, 
 
 @settings(deadline=None, max_examples=60)
 @given(shapes, st.integers(1, 8), st.integers(0, 2**32 - 1))
-def test_upsampling_has_the_values_and_gradients_of_paddles(shape, scale, seed):
+def test_upsampling_matches_paddle(shape, scale, seed):
     rng = np.random.default_rng(seed)
     x = variable(rng, shape)
     found = upsample(x, scale)
@@ -49,7 +49,7 @@ def test_upsampling_has_the_values_and_gradients_of_paddles(shape, scale, seed):
     close(paddle.grad(found, x, of_output)[0], paddle.grad(expected, x, of_output)[0])
 
 
-def test_views_with_gaps_are_read_as_they_are():
+def test_non_contiguous_views():
     rng = np.random.default_rng(0)
     layer = DepthwiseConv2D(3)
     _, half = variable(rng, (2, 6, 5, 4)).chunk(2, axis=1)
@@ -81,7 +81,7 @@ def test_results_do_not_depend_on_the_number_of_threads():
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_value_that_is_not_finite_spreads_to_its_neighbours_only(value):
+def test_nan_and_inf_affect_only_their_neighbours(value):
     layer = DepthwiseConv2D(1)
     x = np.zeros((1, 1, 7, 7), np.float32)
     x[0, 0, 3, 3] = value
@@ -93,16 +93,16 @@ def test_a_value_that_is_not_finite_spreads_to_its_neighbours_only(value):
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """Names of the machine code that ran."""
+    """Names of the kernels that ran."""
     found: list[str] = []
     for name in ("depthwise", "repeat"):
         run = getattr(kernels, name)
 
-        def noted(*arguments, name=name, run=run):
+        def recorded(*arguments, name=name, run=run):
             found.append(name)
             return run(*arguments)
 
-        monkeypatch.setattr(kernels, name, noted)
+        monkeypatch.setattr(kernels, name, recorded)
     return found
 
 
@@ -118,13 +118,13 @@ def network() -> tuple[nn.Layer, paddle.Tensor]:
     return Small(), paddle.rand([1, 2, 6, 6])
 
 
-def test_it_runs_in_training(calls):
+def test_kernels_run_in_training(calls):
     small, x = network()
     small(x)
     assert calls == ["depthwise", "repeat"]
 
 
-def test_it_runs_for_the_input_alone_where_weights_are_frozen(calls):
+def test_kernels_with_frozen_weights(calls):
     small, x = network()
     small.depthwise.weight.stop_gradient = True
     small(x)
@@ -136,7 +136,7 @@ def test_it_runs_for_the_input_alone_where_weights_are_frozen(calls):
     assert np.any(x.grad.numpy())
 
 
-def test_it_runs_for_the_weights_alone_where_the_input_is_given(calls):
+def test_kernels_without_a_gradient_for_the_input(calls):
     small, x = network()
     small(x).sum().backward()
     assert calls == ["depthwise", "repeat"]
@@ -144,14 +144,14 @@ def test_it_runs_for_the_weights_alone_where_the_input_is_given(calls):
     assert np.any(small.depthwise.weight.grad.numpy())
 
 
-def test_it_does_not_run_without_gradients(calls):
+def test_kernels_do_not_run_under_no_grad(calls):
     small, x = network()
     with paddle.no_grad():
         small(x)
     assert calls == []
 
 
-def test_it_does_not_run_in_a_static_graph(calls):
+def test_kernels_do_not_run_in_a_static_graph(calls):
     small, x = network()
     expected = small(x).numpy()
     calls.clear()
@@ -160,7 +160,7 @@ def test_it_does_not_run_in_a_static_graph(calls):
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-6)
 
 
-def test_it_does_not_run_without_numba(calls, monkeypatch):
+def test_kernels_do_not_run_without_numba(calls, monkeypatch):
     small, x = network()
     expected = small(x).numpy()
     calls.clear()
@@ -169,7 +169,7 @@ def test_it_does_not_run_without_numba(calls, monkeypatch):
     assert calls == []
 
 
-def test_it_does_not_run_in_another_precision():
+def test_kernels_support_float32_only():
     x = paddle.rand([1, 2, 4, 4])
     x.stop_gradient = False
     assert recorded_on_cpu(x)
@@ -188,7 +188,7 @@ def test_it_does_not_run_in_another_precision():
         ({"kernel": 3, "groups": 4}, False),
     ],
 )
-def test_layers_take_the_depthwise_convolution_where_it_fits(arguments, depthwise):
+def test_conv2d_uses_the_depthwise_convolution_where_possible(arguments, depthwise):
     layer = conv2d(8, 8, **arguments)
     assert isinstance(layer, DepthwiseConv2D) == depthwise
     assert [*layer.state_dict()] == (["weight", "bias"] if arguments.get("bias") else ["weight"])

@@ -1,4 +1,4 @@
-"""What every backbone has to do, and sums over scales."""
+"""Requirements on every backbone, and sums over scales."""
 
 import copy
 import re
@@ -20,26 +20,26 @@ def infer(network, images) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("height", "width"), [(96, 128), (160, 96), (32, 64)])
-def test_output_has_a_quarter_of_any_size_that_is_a_multiple_of_32(small_backbone, height, width):
+def test_output_has_a_quarter_of_the_input_size(small_backbone, height, width):
     assert (small_backbone.stride, small_backbone.size_multiple) == (4, 32)
     features = infer(small_backbone, paddle.zeros([1, 3, height, width]))
     assert features.shape == (1, small_backbone.out_channels, height // 4, width // 4)
 
 
 @pytest.mark.parametrize("shape", [[1, 3, 100, 96], [1, 3, 96, 100], [1, 96, 96, 3], [3, 96, 96]])
-def test_other_shapes_are_refused(small_backbone, shape):
-    message = f"takes images (N, 3, H, W) with H and W multiples of 32, found {shape}"
+def test_invalid_shapes_are_rejected(small_backbone, shape):
+    message = f"expects images (N, 3, H, W) with H and W multiples of 32, found {shape}"
     with pytest.raises(ValueError, match=re.escape(message)):
         small_backbone(paddle.zeros(shape))
 
 
-def test_other_shapes_are_refused_at_export(small_backbone, tmp_path):
+def test_invalid_shapes_are_rejected_at_export(small_backbone, tmp_path):
     spec = InputSpec([None, 3, 100, 96], "float32")
     with pytest.raises(ValueError, match=r"multiples of 32, found \[-1, 3, 100, 96\]"):
         paddle.jit.save(small_backbone, str(tmp_path / "network"), input_spec=[spec])
 
 
-def test_a_saved_network_runs_at_any_size(small_backbone, tmp_path):
+def test_a_saved_network_supports_dynamic_sizes(small_backbone, tmp_path):
     small_backbone.eval()
     spec = InputSpec([None, 3, None, None], "float32", name="images")
     paddle.jit.save(small_backbone, str(tmp_path / "network"), input_spec=[spec])
@@ -55,7 +55,7 @@ def test_a_saved_network_runs_at_any_size(small_backbone, tmp_path):
     [("HRNet", True), ("HRNet", False), ("Lite-HRNet", True)],
     indirect=["small_backbone"],
 )
-def test_the_static_graph_trains_as_the_network_does(small_backbone, full_graph):
+def test_static_graph_training_matches_eager_training(small_backbone, full_graph):
     images = paddle.randn([2, 3, 64, 96])
     other = copy.deepcopy(small_backbone)
     static = paddle.jit.to_static(other, full_graph=full_graph)
@@ -69,7 +69,7 @@ def test_the_static_graph_trains_as_the_network_does(small_backbone, full_graph)
             close(state[name].grad.numpy(), tensor.grad.numpy())
 
 
-def test_a_deep_copy_keeps_its_own_weights(small_backbone):
+def test_a_deep_copy_has_its_own_weights(small_backbone):
     images = paddle.randn([1, 3, 64, 64])
     expected = infer(small_backbone, images)
     other = copy.deepcopy(small_backbone)
@@ -81,7 +81,7 @@ def test_a_deep_copy_keeps_its_own_weights(small_backbone):
 
 @settings(deadline=None)
 @given(st.data(), st.integers(1, 4), st.integers(0, 2**32 - 1))
-def test_a_sum_over_scales_is_the_sum_of_the_upsampled_maps(data, count, seed):
+def test_sum_scales_is_the_sum_of_upsampled_maps(data, count, seed):
     target = data.draw(st.integers(0, count - 1))
     rng = np.random.default_rng(seed)
     halvings = [max(0, i - target) for i in range(count)]

@@ -22,18 +22,18 @@ def test_every_variant_can_be_named_in_a_config():
     assert get_args(get_type_hints(LiteHRNet.__init__)["network"]) == tuple(VARIANTS)
 
 
-def test_unknown_network_is_refused_with_the_nearest_name():
-    with pytest.raises(ValueError, match="no Lite-HRNet 'lite18'; did you mean 'lite_18'?"):
+def test_unknown_network_suggests_the_nearest_name():
+    with pytest.raises(ValueError, match="unknown Lite-HRNet 'lite18'; did you mean 'lite_18'?"):
         LiteHRNet("lite18")
 
 
-def test_interleave_is_concatenation_and_channel_shuffle():
+def test_interleave_matches_channel_shuffle():
     first, second = paddle.randn([2, 5, 4, 3]), paddle.randn([2, 5, 4, 3])
     expected = F.channel_shuffle(paddle.concat([first, second], axis=1), 2)
     np.testing.assert_array_equal(interleave(first, second).numpy(), expected.numpy())
 
 
-def test_fusion_adds_as_the_published_loop_does(maps):
+def test_fusion_matches_the_published_loop(maps):
     fusion = Fusion(WIDTHS)
     fill(fusion)
     fusion.eval()
@@ -48,15 +48,13 @@ def test_fusion_adds_as_the_published_loop_does(maps):
 
 
 def published_sums(fusion, maps):
-    """The sums with every overwritten tensor written out, and each path upsampled by itself."""
+    """The published loop, with overwritten tensors and upsampling per path written out."""
     maps, sums = list(maps), []
     for i, paths in enumerate(fusion):
         total = paths[0](maps[0])
         for j, path in enumerate(paths):
-            arrived = path(maps[j])
-            total = total + (
-                F.interpolate(arrived, scale_factor=2 ** (j - i)) if j > i else arrived
-            )
+            branch = path(maps[j])
+            total = total + (F.interpolate(branch, scale_factor=2 ** (j - i)) if j > i else branch)
             if i == 0:
                 maps[0] = total
         sums.append(total)

@@ -1,4 +1,4 @@
-"""The published networks, whole: names, shapes, numbers and gradients."""
+"""The published networks at full size: parameter names, shapes, outputs and gradients."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,9 @@ import paddle
 import pytest
 from golden.weights_by_name import fill
 
+from ppose.config import ConfigError, build
 from ppose.models import HRNet, LiteHRNet, PoseNet
-from ppose.registry import ConfigError, build
-from ppose.skeleton import COCO17, Joint, Skeleton
+from ppose.structures.skeleton import COCO17, Joint, Skeleton
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 PUBLISHED = {
@@ -25,7 +25,7 @@ PUBLISHED = {
 
 @pytest.fixture(scope="module", params=PUBLISHED)
 def published(request):
-    """A network and the reference's names, shapes and output for `weights_by_name`."""
+    """A network, and the names, shapes and output of the reference with `weights_by_name`."""
     return make(request.param), np.load(GOLDEN / f"{request.param}.npz")
 
 
@@ -34,13 +34,13 @@ def make(name: str) -> PoseNet:
     return build(node, PoseNet, "model")
 
 
-def test_has_the_names_and_shapes_of_the_public_checkpoint(published):
+def test_parameter_names_and_shapes_match_the_public_checkpoint(published):
     network, golden = published
     expected = dict(zip(golden["names"].tolist(), map(json.loads, golden["shapes"]), strict=True))
     assert {name: tensor.shape for name, tensor in network.state_dict().items()} == expected
 
 
-def test_computes_what_the_reference_computes(published):
+def test_output_matches_the_reference(published):
     network, golden = published
     fill(network)
     network.eval()
@@ -63,13 +63,13 @@ def test_every_parameter_gets_a_gradient(name):
     assert [n for n, grad in gradients.items() if not grad.any()] == []
 
 
-def test_has_a_map_for_every_joint():
+def test_there_is_one_map_per_joint():
     skeleton = Skeleton("hand", [Joint("wrist", 0.05), Joint("thumb", 0.05)], limbs=[])
     network = PoseNet(LiteHRNet("naive"), skeleton)
     assert network(paddle.zeros([1, 3, 96, 128])).shape == [1, 2, 24, 32]
 
 
-def test_starts_as_published():
+def test_initialization_is_as_published():
     network = PoseNet(HRNet(), COCO17)
     weights = [m.weight.numpy() for m in network.sublayers() if isinstance(m, paddle.nn.Conv2D)]
     flat = np.concatenate([w.ravel() for w in weights])
@@ -90,7 +90,7 @@ def test_starts_as_published():
         ({"type": "HRNet", "modules": [1, 4]}, "model.backbone.modules: expected 3 values"),
     ],
 )
-def test_refuses_what_is_no_network(backbone, message):
+def test_invalid_backbones_are_rejected(backbone, message):
     node = {"type": "PoseNet", "backbone": backbone, "skeleton": "coco17"}
     with pytest.raises(ConfigError, match=message):
         build(node, PoseNet, "model")

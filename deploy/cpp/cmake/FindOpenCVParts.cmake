@@ -1,5 +1,5 @@
-# The parts of OpenCV that ppose needs, as OpenCVParts::OpenCVParts. Debian has them in packages of
-# their own, without OpenCV's CMake files, which come with all of OpenCV only.
+# Finds the OpenCV modules that ppose needs; defines OpenCVParts::OpenCVParts. Debian's packages of
+# single modules do not contain OpenCV's CMake files.
 
 find_package(OpenCV QUIET COMPONENTS core imgproc imgcodecs)
 if(OpenCV_FOUND)
@@ -17,7 +17,7 @@ endif()
 include(FindPackageHandleStandardArgs)
 find_package_handle_standard_args(OpenCVParts
   REQUIRED_VARS OPENCV_LIBRARIES OPENCV_INCLUDE_DIR
-  REASON_FAILURE_MESSAGE "OpenCV 4 or newer: core, imgproc and imgcodecs, with their headers")
+  REASON_FAILURE_MESSAGE "needs OpenCV 4 or newer: core, imgproc and imgcodecs, with headers")
 
 if(OpenCVParts_FOUND AND NOT TARGET OpenCVParts::OpenCVParts)
   add_library(OpenCVParts::OpenCVParts INTERFACE IMPORTED)

@@ -1,4 +1,4 @@
-// Finds the people in pictures with a bundle and prints them as JSON.
+// Estimates the poses in images with a bundle and prints them as JSON.
 
 #include <charconv>
 #include <exception>
@@ -12,7 +12,7 @@
 #include "ppose/boxes.hpp"
 #include "ppose/error.hpp"
 #include "ppose/estimator.hpp"
-#include "ppose/picture.hpp"
+#include "ppose/image.hpp"
 #include "ppose/report.hpp"
 
 namespace {
@@ -21,12 +21,11 @@ constexpr const char* kUsage = R"(usage: ppose_infer --model_dir FOLDER --image_
        [--bbox_file FILE] [--min_box_score SCORE] [--threads N] [--version]
 
   --model_dir      a bundle: pose.yml and model.onnx
-  --image_file     pictures
+  --image_file     images
   --bbox_file      boxes of people, JSON: [{"file_name": "photo.jpg", "bbox": [x, y, width, height],
-                   "score": 0.9}, ...]; without it a top-down network takes each picture as one
-                   person who fills it
-  --min_box_score  leave out boxes below; default 0.3
-  --threads        of the CPU; default: all
+                   "score": 0.9}, ...]; without it a top-down network uses each whole image as a box
+  --min_box_score  omit boxes with lower scores; default 0.3
+  --threads        CPU threads; default: all cores
 )";
 
 struct Arguments {
@@ -37,13 +36,13 @@ struct Arguments {
   int threads = 0;
 };
 
-/// The command line is wrong.
+/// Invalid command line.
 class UsageError : public ppose::Error {
  public:
   using ppose::Error::Error;
 };
 
-/// A number in least..most.
+/// Parses a number in least..most.
 template <typename Number>
 Number number(const std::string& option, const std::string& text, Number least, Number most) {
   Number value{};
@@ -56,7 +55,7 @@ Number number(const std::string& option, const std::string& text, Number least, 
   return value;
 }
 
-/// Values by option, from "--option value ..." and "--option=value".
+/// Values of each option, from "--option value ..." and "--option=value".
 std::map<std::string, std::vector<std::string>> options(const std::vector<std::string>& words) {
   std::map<std::string, std::vector<std::string>> found;
   std::string option;
@@ -79,7 +78,7 @@ Arguments parsed(const std::vector<std::string>& words) {
   for (const auto& [option, values] : options(words)) {
     const bool several = option == "--image_file";
     if (values.empty() || (values.size() > 1 && !several)) {
-      throw UsageError(option + (several ? " takes values" : " takes one value"));
+      throw UsageError(option + (several ? " needs values" : " needs one value"));
     }
     const std::string& value = values.front();
     if (option == "--model_dir") {
@@ -105,29 +104,29 @@ void infer(const Arguments& arguments) {
   std::optional<ppose::BoxFile> boxes;
   if (arguments.bbox_file) {
     boxes.emplace(*arguments.bbox_file, arguments.min_box_score);
-    if (boxes->unusable() > 0) {
-      std::cerr << boxes->name() << ": " << boxes->unusable() << " boxes cannot be used\n";
+    if (boxes->invalid() > 0) {
+      std::cerr << boxes->name() << ": " << boxes->invalid() << " boxes are invalid\n";
     }
   }
   ppose::Estimator estimator(ppose::Bundle(arguments.model_dir), arguments.threads);
   ppose::Report report(estimator.bundle().codec->skeleton());
   bool any = false;
   for (const std::string& file : arguments.image_files) {
-    cv::Mat picture;
+    cv::Mat image;
     try {
-      picture = ppose::read_picture(file);
+      image = ppose::read_image(file);
     } catch (const ppose::Error& error) {
       std::cerr << "left out: " << error.what() << "\n";
       continue;
     }
     std::optional<ppose::GivenBoxes> given;
     if (boxes) given = {boxes->of(file), boxes->name()};
-    report.add(file, estimator(picture, given));
+    report.add(file, estimator(image, given));
     any = true;
   }
-  if (!any) throw ppose::Error("no picture could be read");
+  if (!any) throw ppose::Error("no image could be read");
   std::cout << report.json() << std::endl;
-  if (!std::cout) throw ppose::Error("the result cannot be written");
+  if (!std::cout) throw ppose::Error("cannot write the result");
 }
 
 }  // namespace
@@ -149,7 +148,7 @@ int main(int count, char** words) {
     std::cerr << "error: " << error.what() << "\n" << kUsage;
     return 2;
   } catch (const std::bad_alloc&) {
-    std::cerr << "error: not enough memory\n";
+    std::cerr << "error: out of memory\n";
   } catch (const std::exception& error) {
     std::cerr << "error: " << error.what() << "\n";
   }

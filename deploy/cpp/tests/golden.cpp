@@ -1,4 +1,4 @@
-// Runs single steps for tests/deploy/test_cpp.py: a JSON request on each line, an answer for each.
+// Runs single steps for tests/deploy/test_cpp.py: reads a JSON request per line, prints its result.
 
 #include <fstream>
 #include <iostream>
@@ -8,7 +8,7 @@
 
 #include "ppose/bundle.hpp"
 #include "ppose/error.hpp"
-#include "ppose/picture.hpp"
+#include "ppose/image.hpp"
 
 namespace {
 
@@ -23,7 +23,7 @@ std::vector<ppose::Maps> read_maps(const json& request) {
     file.read(reinterpret_cast<char*>(values.data()),
               static_cast<std::streamsize>(values.size() * sizeof(float)));
   }
-  if (!file) throw ppose::Error("the file of maps is too short");
+  if (!file) throw ppose::Error("the file with maps is too short");
   return maps;
 }
 
@@ -40,46 +40,46 @@ std::vector<ppose::Keypoint> keypoints_of(const json& rows) {
 }
 
 json decode(const ppose::Bundle& bundle, const json& request) {
-  json answer = json::array();
+  json result = json::array();
   for (const ppose::Maps& maps : read_maps(request)) {
     json people = json::array();
-    for (const ppose::Found& found : bundle.codec->people(maps)) {
-      people.push_back({{"keypoints", listed(found.keypoints)}, {"factor", found.factor}});
+    for (const ppose::DecodedPose& pose : bundle.codec->decode(maps)) {
+      people.push_back({{"keypoints", listed(pose.keypoints)}, {"factor", pose.factor}});
     }
-    answer.push_back(std::move(people));
+    result.push_back(std::move(people));
   }
-  return answer;
+  return result;
 }
 
-json unflip(const ppose::Bundle& bundle, const json& request) {
-  json answer = json::array();
+json flip_back(const ppose::Bundle& bundle, const json& request) {
+  json result = json::array();
   for (const ppose::Maps& maps : read_maps(request)) {
-    answer.push_back(bundle.codec->unflip(maps).values);
+    result.push_back(bundle.codec->flip_back(maps).values);
   }
-  return answer;
+  return result;
 }
 
-/// Where the inputs of a picture lie; their pixels go to a file in turn.
+/// The transforms of an image's inputs; writes their pixels to a file.
 json inputs(const ppose::Bundle& bundle, const json& request) {
-  const cv::Mat picture = ppose::read_picture(request.at("picture").get<std::string>());
+  const cv::Mat image = ppose::read_image(request.at("image").get<std::string>());
   std::vector<ppose::Box> boxes;
   for (const json& box : request.at("boxes")) {
     boxes.push_back({box.at(0), box.at(1), box.at(2), box.at(3)});
   }
   std::ofstream pixels(request.at("pixels").get<std::string>(), std::ios::binary);
-  json answer = json::array();
+  json result = json::array();
   for (const ppose::Region& region :
-       bundle.crop->regions({picture.cols, picture.rows}, boxes, bundle.size_multiple)) {
+       bundle.crop->regions({image.cols, image.rows}, boxes, bundle.size_multiple)) {
     for (const ppose::View& view : region) {
       const ppose::Affine& m = view.matrix;
-      answer.push_back({{"matrix", {{m.xx, m.xy, m.x0}, {m.yx, m.yy, m.y0}, {0, 0, 1}}},
+      result.push_back({{"matrix", {{m.xx, m.xy, m.x0}, {m.yx, m.yy, m.y0}, {0, 0, 1}}},
                         {"size_wh", {view.size.width, view.size.height}},
                         {"content_wh", {view.content.width, view.content.height}}});
-      const cv::Mat input = view(picture);
+      const cv::Mat input = view(image);
       pixels.write(reinterpret_cast<const char*>(input.data), input.dataend - input.datastart);
     }
   }
-  return answer;
+  return result;
 }
 
 json postprocess(const ppose::Bundle& bundle, const json& request) {
@@ -87,22 +87,22 @@ json postprocess(const ppose::Bundle& bundle, const json& request) {
   for (const json& person : request.at("people")) {
     people.push_back({{}, person.at("score"), keypoints_of(person.at("keypoints"))});
   }
-  json answer = json::array();
+  json result = json::array();
   for (const ppose::Person& person : (*bundle.postprocess)(people, request.at("areas"))) {
-    answer.push_back({{"score", person.score}, {"keypoints", listed(person.keypoints)}});
+    result.push_back({{"score", person.score}, {"keypoints", listed(person.keypoints)}});
   }
-  return answer;
+  return result;
 }
 
-json answered(const json& request) {
+json respond(const json& request) {
   try {
     const ppose::Bundle bundle(request.at("bundle").get<std::string>());
     const std::string what = request.at("do");
     if (what == "decode") return decode(bundle, request);
-    if (what == "unflip") return unflip(bundle, request);
+    if (what == "flip_back") return flip_back(bundle, request);
     if (what == "inputs") return inputs(bundle, request);
     if (what == "postprocess") return postprocess(bundle, request);
-    throw ppose::Error("cannot do '" + what + "'");
+    throw ppose::Error("unknown request '" + what + "'");
   } catch (const std::exception& error) {
     return {{"error", error.what()}};
   }
@@ -112,8 +112,8 @@ json answered(const json& request) {
 
 int main() {
   for (std::string line; std::getline(std::cin, line);) {
-    // Messages may hold any bytes of the files they are about.
+    // Messages may contain arbitrary bytes of files.
     constexpr auto kReplace = json::error_handler_t::replace;
-    std::cout << answered(json::parse(line)).dump(-1, ' ', true, kReplace) << std::endl;
+    std::cout << respond(json::parse(line)).dump(-1, ' ', true, kReplace) << std::endl;
   }
 }

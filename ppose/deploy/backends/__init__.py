@@ -1,1 +1,1 @@
-"""One module for each backend; importing it imports the backend."""
+"""Inference backends: Paddle Inference, ONNX Runtime and OpenVINO, imported on first use."""

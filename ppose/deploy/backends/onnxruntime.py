@@ -1,4 +1,4 @@
-"""ONNX Runtime, on CPUs and through CUDA."""
+"""ONNX Runtime backend, on CPUs and CUDA GPUs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from ppose.deploy.backends import wire
-from ppose.deploy.session import BackendError, Session, Tensor, reason
+from ppose.deploy.backends import protobuf
+from ppose.deploy.backends.session import Session, TensorInfo, error_summary
+from ppose.deploy.backends.settings import BackendError
 
 _DTYPES = {
     **{"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"},
@@ -18,31 +19,31 @@ _DTYPES = {
     **{"tensor(int32)": "int32", "tensor(int64)": "int64", "tensor(bool)": "bool"},
 }
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
-# What a quantized model is made of.
-_INT8_KINDS = {"QuantizeLinear", "QLinearConv", "ConvInteger"}
+# Operators of quantized models.
+_INT8_OPS = {"QuantizeLinear", "QLinearConv", "ConvInteger"}
 _FLOAT16 = 10  # TensorProto.DataType of onnx.proto
-_FATAL = 4  # of its loggers' levels; errors are raised too
+_FATAL = 4  # log severity; errors are raised anyway
 
 
 class OnnxRuntimeSession(Session):
-    """A model in ONNX; an int8 one has its quantization as operators (QDQ or QLinear)."""
+    """An ONNX model; int8 models contain quantization operators (QDQ or QLinear)."""
 
     backend = "onnxruntime"
 
     def _load(self) -> None:
-        self._check_precision(_read_content(self.path))
+        self._check_precision(_inspect(self.path))
         provider = _PROVIDERS[self.device]
         available = onnxruntime.get_available_providers()
         if provider not in available:
-            raise self._refuse(
+            raise self._error(
                 f"this build has no {provider} but {', '.join(available)}; pip install "
-                "onnxruntime-gpu in its place"
+                "onnxruntime-gpu instead"
             )
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = _FATAL
-        # Else its threads keep the cores busy for a while behind each run.
+        # Otherwise its threads spin for a while after each run.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self.precision == "fp32":
             options.add_session_config_entry("session.disable_quant_qdq", "1")
@@ -51,67 +52,72 @@ class OnnxRuntimeSession(Session):
                 str(self.path), options, providers=[provider]
             )
         except Exception as error:
-            raise self._refuse(f"cannot load it: {reason(error)}") from error
-        # It goes on with the CPU where CUDA's libraries are missing.
+            raise self._error(f"cannot load it: {error_summary(error)}") from error
+        # It falls back to the CPU if CUDA libraries are missing.
         if provider not in self._session.get_providers():
-            raise self._refuse(
-                "CUDA cannot be started; install the CUDA and cuDNN it was built for"
+            raise self._error(
+                "CUDA cannot be initialized; install the CUDA and cuDNN versions it was built for"
             )
         self.inputs = tuple(self._tensor(node) for node in self._session.get_inputs())
         self.outputs = tuple(self._tensor(node) for node in self._session.get_outputs())
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         names = (tensor.name for tensor in self.inputs)
-        found: list[np.ndarray] = self._session.run(None, dict(zip(names, arrays, strict=True)))
-        return found
+        outputs: list[np.ndarray] = self._session.run(None, dict(zip(names, arrays, strict=True)))
+        return outputs
 
-    def _tensor(self, node: onnxruntime.NodeArg) -> Tensor:
+    def _tensor(self, node: onnxruntime.NodeArg) -> TensorInfo:
         if node.type not in _DTYPES:
-            raise self._refuse(f"{node.name} is a {node.type}; expected an array of numbers")
+            raise self._error(f"{node.name} has the type {node.type}; expected a numeric tensor")
         shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
-        return Tensor(node.name, _DTYPES[node.type], shape)
+        return TensorInfo(node.name, _DTYPES[node.type], shape)
 
-    def _check_precision(self, content: _Content) -> None:
-        quantized = bool(content.kinds & _INT8_KINDS)
+    def _check_precision(self, content: _ModelContent) -> None:
+        quantized = bool(content.op_types & _INT8_OPS)
         if self.precision == "int8" and not quantized:
-            raise self._refuse("a float model; export a quantized network for int8")
+            raise self._error("a float model; export a quantized network for int8")
         if self.precision == "fp16":
-            if not content.half:
-                raise self._refuse("it computes in the precision of the model, which has no fp16")
+            if not content.has_fp16:
+                raise self._error(
+                    "it computes in the precision of the model, which has no fp16 weights"
+                )
             if self.device == "cpu":
-                raise self._refuse("fp16 runs on a GPU only; on a CPU take fp32")
+                raise self._error("fp16 needs a GPU; use fp32 on a CPU")
 
 
 @dataclass(frozen=True)
-class _Content:
-    """Of a model: kinds of its operators, and whether it has weights in fp16."""
+class _ModelContent:
+    """Operator types of a model, and whether it has fp16 weights."""
 
-    kinds: frozenset[str]
-    half: bool
+    op_types: frozenset[str]
+    has_fp16: bool
 
 
-def _read_content(path: Path) -> _Content:
-    """Of onnx.proto: ModelProto 7 graph; GraphProto 1 node, 5 initializer; NodeProto 4 op_type;
-    TensorProto 2 data_type."""
+def _inspect(path: Path) -> _ModelContent:
+    """Parses an ONNX file.
+
+    Field numbers of onnx.proto: ModelProto 7 graph; GraphProto 1 node, 5 initializer; NodeProto
+    4 op_type; TensorProto 2 data_type.
+    """
     try:
         with path.open("rb") as file:
-            return _content(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+            return _parse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
     except ValueError as error:
         raise BackendError(
-            f"{path}: damaged, or no ONNX model ({error}); copy or export the model again"
+            f"{path}: damaged, or not an ONNX model ({error}); copy or export the model again"
         ) from None
 
 
-def _content(model: memoryview) -> _Content:
-    kinds, half = set(), False
-    for graph in wire.messages(model, 7):
-        for number, part in wire.fields(graph):
+def _parse(model: memoryview) -> _ModelContent:
+    op_types, has_fp16 = set(), False
+    for graph in protobuf.messages(model, 7):
+        for number, part in protobuf.fields(graph):
             if isinstance(part, int):
                 continue
             if number == 1:
-                kinds.add(wire.text(part, 4))
+                op_types.add(protobuf.text(part, 4))
             elif number == 5:
-                half = half or wire.first(part, 2) == _FLOAT16
-    if not kinds:
+                has_fp16 = has_fp16 or protobuf.first(part, 2) == _FLOAT16
+    if not op_types:
         raise ValueError("it has no operators")
-    return _Content(frozenset(kinds), half)
+    return _ModelContent(frozenset(op_types), has_fp16)

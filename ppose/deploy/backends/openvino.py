@@ -1,4 +1,4 @@
-"""OpenVINO, on CPUs and Intel's GPUs."""
+"""OpenVINO backend, on CPUs and Intel GPUs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from typing import Any
 import numpy as np
 import openvino
 
+from ppose.deploy.backends.model_files import model_files
 from ppose.deploy.backends.paddle_files import check_weights, read_program
-from ppose.deploy.session import Session, Tensor, model_files, reason
-from ppose.log import native_silence
+from ppose.deploy.backends.session import Session, TensorInfo, error_summary
+from ppose.utils.log import silenced_native_stderr
 
 _DEVICES = {"cpu": "CPU", "gpu": "GPU"}
 
 
 class OpenVinoSession(Session):
-    """A model in OpenVINO's form (`.xml`), ONNX, or Paddle's old form (`.pdmodel`)."""
+    """A model in OpenVINO IR (`.xml`), ONNX, or Paddle's legacy format (`.pdmodel`)."""
 
     backend = "openvino"
 
@@ -24,75 +25,74 @@ class OpenVinoSession(Session):
         core = _core()
         name = _DEVICES[self.device]
         if name not in core.available_devices:
-            raise self._refuse(
-                f"it sees no {name} but {', '.join(core.available_devices)}; install the drivers "
-                "of Intel's GPU"
+            raise self._error(
+                f"{name} is not available, only {', '.join(core.available_devices)}; install the "
+                "drivers of the Intel GPU"
             )
         if self.path.suffix == ".pdmodel":
             check_weights(model_files(self.path)[1], read_program(self.path))
         try:
-            with native_silence():
+            with silenced_native_stderr():
                 model = core.read_model(self.path)
         except Exception as error:
-            raise self._refuse(f"cannot load it: {reason(error)}") from error
-        able = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
-        self._check_precision(model, able)
+            raise self._error(f"cannot load it: {error_summary(error)}") from error
+        capabilities = core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+        self._check_precision(model, capabilities)
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
-            # Left to itself it takes bfloat16 on CPUs that have it.
+            # The default is bfloat16 on CPUs that support it.
             "INFERENCE_PRECISION_HINT": "f16" if self.precision == "fp16" else "f32",
         }
         if self.device == "cpu":
             settings["INFERENCE_NUM_THREADS"] = self.threads
-            # A thread that is bound to a core waits for whatever else runs there.
+            # A pinned thread waits for other processes that run on its core.
             settings["ENABLE_CPU_PINNING"] = False
         try:
             self._request = core.compile_model(model, name, settings).create_infer_request()
         except Exception as error:
-            raise self._refuse(f"cannot load it: {reason(error)}") from error
+            raise self._error(f"cannot load it: {error_summary(error)}") from error
         self.inputs = tuple(self._tensor(port) for port in model.inputs)
         self.outputs = tuple(self._tensor(port) for port in model.outputs)
         self._model = model if any(-1 in tensor.shape[1:] for tensor in self.inputs) else None
-        self._known: set[tuple[tuple[int, ...], ...]] = set()
+        self._known_sizes: set[tuple[tuple[int, ...], ...]] = set()
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         self._check_sizes(arrays)
-        found = self._request.infer(arrays, share_inputs=True)
-        return [found[i] for i in range(len(self.outputs))]
+        outputs = self._request.infer(arrays, share_inputs=True)
+        return [outputs[i] for i in range(len(self.outputs))]
 
     def _check_sizes(self, arrays: list[np.ndarray]) -> None:
-        """RuntimeError for sizes that do not go through the network: at run time OpenVINO gives
-        something for them."""
+        """Raises RuntimeError for unsupported sizes, which `infer` does not report."""
         sizes = tuple(array.shape[1:] for array in arrays)
-        if self._model is None or sizes in self._known:
+        if self._model is None or sizes in self._known_sizes:
             return
         self._model.reshape({i: array.shape for i, array in enumerate(arrays)})
-        self._known.add(sizes)
+        self._known_sizes.add(sizes)
 
-    def _tensor(self, port: Any) -> Tensor:
+    def _tensor(self, port: Any) -> TensorInfo:
         name = port.get_any_name() if port.names else port.node.friendly_name
         sizes = port.partial_shape
         if sizes.rank.is_dynamic:
-            raise self._refuse(f"{name} has no fixed number of axes")
+            raise self._error(f"{name} has no fixed number of axes")
         shape = tuple(-1 if size.is_dynamic else size.get_length() for size in sizes)
-        return Tensor(name, np.dtype(port.element_type.to_dtype()).name, shape)
+        return TensorInfo(name, np.dtype(port.element_type.to_dtype()).name, shape)
 
-    def _check_precision(self, model: Any, able: list[str]) -> None:
+    def _check_precision(self, model: Any, capabilities: list[str]) -> None:
         quantized = any(op.get_type_name() == "FakeQuantize" for op in model.get_ops())
         if self.precision == "int8" and not quantized:
-            raise self._refuse("a float model; export a quantized network for int8")
+            raise self._error("a float model; export a quantized network for int8")
         if self.precision == "fp32" and quantized:
-            raise self._refuse("an int8 model, which it runs in int8 only")
-        if self.precision == "fp16" and "FP16" not in able:
-            kinds = ", ".join(sorted({"FP32", "BF16", "INT8"}.intersection(able)))
-            raise self._refuse(f"this {self.device} computes in {kinds}, not in fp16; take fp32")
+            raise self._error("an int8 model, which OpenVINO runs in int8 only")
+        if self.precision == "fp16" and "FP16" not in capabilities:
+            supported = ", ".join(sorted({"FP32", "BF16", "INT8"}.intersection(capabilities)))
+            raise self._error(f"this {self.device} supports {supported}, not fp16; use fp32")
 
 
 @cache
 def _core() -> openvino.Core:
-    """One for the process.
+    """The only `Core` of the process.
 
-    Its plugin for CPUs gives signals a stack, and takes it back when the core goes; of several
-    cores one would leave the stack of another, and the next Ctrl-C would end the process.
+    The CPU plugin installs an alternate signal stack and frees it with its core. With several
+    cores, freeing one could free the stack that is in use, and the next Ctrl-C would crash.
     """
     return openvino.Core()

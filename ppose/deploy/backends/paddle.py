@@ -1,4 +1,4 @@
-"""Paddle Inference, on CPUs and GPUs."""
+"""Paddle Inference backend, on CPUs and GPUs."""
 
 from __future__ import annotations
 
@@ -9,32 +9,34 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ppose.deploy.backends.model_files import model_files
 from ppose.deploy.backends.paddle_engines import (
     ENGINES,
     Predictor,
-    SharedEngines,
-    cuda,
-    onednn,
-    plain,
-    why_not_openvino,
+    SharedPredictors,
+    cuda_predictor,
+    onednn_predictor,
+    openvino_unsupported_reason,
+    plain_predictor,
 )
-from ppose.deploy.backends.paddle_files import Program, check_weights, read_program
-from ppose.deploy.session import BackendError, Session, SettingError, model_files, reason
+from ppose.deploy.backends.paddle_files import ProgramInfo, check_weights, read_program
+from ppose.deploy.backends.session import Session, error_summary
+from ppose.deploy.backends.settings import BackendError, SettingError
 
-_SHARED = SharedEngines()
+_OPENVINO = SharedPredictors()
 
 
 class PaddleSession(Session):
-    """A model in Paddle's old form (`.pdmodel`) or that of Paddle 3 (`.json`).
+    """A model in Paddle's legacy format (`.pdmodel`) or that of Paddle 3 (`.json`).
 
-    int8 gives what the quantized network gives, up to rounding, on CPUs with VNNI. On others
-    oneDNN takes 7 bits of the weights, lest its sums overflow (oneDNN's "Nuances of int8
+    On CPUs with VNNI int8 results equal those of the quantized network up to rounding. On other
+    CPUs oneDNN uses 7 bits of the weights to prevent overflow (oneDNN's "Nuances of int8
     computations").
 
     Args:
-        path, device, precision, threads: as of `Session`.
-        engine: of `ENGINES`, on a CPU; None for the fastest that can run the model. The first
-            few models of a process have room in OpenVINO, which never gives it back.
+        path, device, precision, threads: see `Session`.
+        engine: one of `ENGINES`, on a CPU; None for the fastest that can run the model. Only the
+            first few models of a process run in OpenVINO, whose memory is never freed.
     """
 
     backend = "paddle"
@@ -54,8 +56,8 @@ class PaddleSession(Session):
                 f"{device}"
             )
         if precision == "int8" and engine == "plain":
-            raise SettingError("int8 kernels are oneDNN's: take the engine onednn")
-        self._asked = engine
+            raise SettingError("int8 needs the engine onednn")
+        self._requested_engine = engine
         super().__init__(path, device=device, precision=precision, threads=threads)
 
     def _load(self) -> None:
@@ -64,72 +66,76 @@ class PaddleSession(Session):
         check_weights(files[1], program)
         self._check_precision(program)
         try:
-            self._predictor = self._predictor_of(files, program)
+            self._predictor = self._create_predictor(files, program)
         except BackendError:
             raise
         except Exception as error:
-            raise self._refuse(f"cannot load it: {reason(error)}") from error
-        self.inputs = tuple(program.tensors[name] for name in self._predictor.sources)
-        self.outputs = tuple(program.tensors[name] for name in self._predictor.results)
+            raise self._error(f"cannot load it: {error_summary(error)}") from error
+        self.inputs = tuple(program.tensors[name] for name in self._predictor.input_names)
+        self.outputs = tuple(program.tensors[name] for name in self._predictor.output_names)
 
-    def _predictor_of(self, files: Sequence[Path], program: Program) -> Predictor:
-        how: Any = {"old_form": self.path.suffix == ".pdmodel", "threads": self.threads}
+    def _create_predictor(self, files: Sequence[Path], program: ProgramInfo) -> Predictor:
+        options: Any = {"legacy": self.path.suffix == ".pdmodel", "threads": self.threads}
         if self.device == "gpu":
             self._check_gpu()
-            return cuda(files, precision=self.precision, **how)
-        if self._asked in (None, "openvino"):
-            why = why_not_openvino(program, precision=self.precision, **how)
-            if not (why or self._asked or _SHARED.has_room(files, self.threads)):
-                why = "others have taken its room"
+            return cuda_predictor(files, precision=self.precision, **options)
+        if self._requested_engine in (None, "openvino"):
+            why = openvino_unsupported_reason(program, precision=self.precision, **options)
+            if not (why or self._requested_engine or _OPENVINO.has_room(files, self.threads)):
+                why = "too many models are loaded"
             if not why:
                 try:
-                    predictor = _SHARED.get(files, program, self.threads)
+                    predictor = _OPENVINO.get(files, program, self.threads)
                 except OSError as error:
-                    why = f"it needs a folder for temporary files: {error}"
+                    why = f"cannot write temporary files: {error}"
                 else:
                     self.engine = "openvino"
                     return predictor
-            if self._asked:
-                raise self._refuse(f"not by the engine openvino: {why}")
-        if self._asked == "plain":
+            if self._requested_engine:
+                raise self._error(f"the engine openvino cannot run it: {why}")
+        if self._requested_engine == "plain":
             self.engine = "plain"
-            return plain(files, **how)
+            return plain_predictor(files, **options)
         self.engine = "onednn"
-        return onednn(files, program, precision=self.precision, **how)
+        return onednn_predictor(files, program, precision=self.precision, **options)
 
     def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        results = self._predictor.run(arrays)
+        outputs = self._predictor.run(arrays)
         if self.engine == "openvino":
-            self._check_results(arrays, results)
-        return results
+            self._check_batch_size(arrays, outputs)
+        return outputs
 
-    def _check_results(self, arrays: list[np.ndarray], results: list[np.ndarray]) -> None:
-        """Paddle only logs what OpenVINO says of a run that failed, and hands on old results."""
-        count = next((len(a) for t, a in zip(self.inputs, arrays, strict=True) if t.open_batch), 0)
-        for tensor, result in zip(self.outputs, results, strict=True):
-            if count and tensor.open_batch and len(result) != count:
+    def _check_batch_size(self, arrays: list[np.ndarray], outputs: list[np.ndarray]) -> None:
+        """Detects failed runs in OpenVINO; Paddle only logs them and returns the last output."""
+        count = next(
+            (len(a) for t, a in zip(self.inputs, arrays, strict=True) if t.dynamic_batch), 0
+        )
+        for tensor, output in zip(self.outputs, outputs, strict=True):
+            if count and tensor.dynamic_batch and len(output) != count:
                 raise RuntimeError(
-                    f"its OpenVINO gives {len(result)} results for {count} inputs; why may be "
-                    "logged above"
+                    f"its OpenVINO returned {len(output)} outputs for {count} inputs; the log may "
+                    "say why"
                 )
 
-    def _check_precision(self, program: Program) -> None:
+    def _check_precision(self, program: ProgramInfo) -> None:
         if self.precision == "int8":
-            if "quantize_linear" not in program.kinds:
-                raise self._refuse("a float model; export a quantized network for int8")
+            if "quantize_linear" not in program.op_types:
+                raise self._error("a float model; export a quantized network for int8")
             if self.device == "gpu":
-                raise self._refuse("int8 runs on a CPU; on a GPU it would take TensorRT")
+                raise self._error("int8 runs on CPUs only; a GPU would need TensorRT")
             if self.path.suffix != ".pdmodel":
-                raise self._refuse("int8 takes the old form, .pdmodel; export the network again")
+                raise self._error(
+                    "int8 needs the legacy format, .pdmodel; export the network again"
+                )
         elif self.precision == "fp16" and self.device == "cpu":
-            raise self._refuse(
-                "fp16 runs on a GPU only; on a CPU take fp32, or int8 with a quantized network"
+            raise self._error(
+                "fp16 needs a GPU; on a CPU use fp32, or int8 with a quantized network"
             )
 
     def _check_gpu(self) -> None:
         if not paddle.is_compiled_with_cuda():
-            raise self._refuse(
-                "this build of Paddle is for CPUs; install paddlepaddle-gpu in its place"
+            raise self._error(
+                "this build of Paddle is for CPUs only; install paddlepaddle-gpu instead"
             )
         if paddle.device.cuda.device_count() == 0:
-            raise self._refuse("Paddle sees no GPU; look at nvidia-smi and CUDA_VISIBLE_DEVICES")
+            raise self._error("Paddle finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES")

@@ -1,4 +1,4 @@
-"""What runs a program inside Paddle Inference: OpenVINO, oneDNN, Paddle's own kernels, or CUDA."""
+"""Engines inside Paddle Inference: OpenVINO, oneDNN, Paddle's own kernels, or CUDA."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from threading import Lock
 import numpy as np
 from paddle.inference import Config, PrecisionType, create_predictor
 
-from ppose.cpu import usable_cores
-from ppose.deploy.backends.paddle_files import Program, with_own_name
-from ppose.log import native_silence
+from ppose.deploy.backends.paddle_files import ProgramInfo, with_unique_variable
+from ppose.utils.cpu import usable_cores
+from ppose.utils.log import silenced_native_stderr
 
 # On a CPU, the fastest first.
 ENGINES = ("openvino", "onednn", "plain")
 
-# Of which the two engines are known to compute the same.
-_KNOWN_TO_OPENVINO = {
+# Operators for which the results of OpenVINO and oneDNN have been compared.
+_OPENVINO_OPS = {
     *("feed", "fetch", "cast", "transpose2", "scale", "conv2d", "depthwise_conv2d", "pool2d"),
     *("batch_norm", "relu", "leaky_relu", "sigmoid", "elementwise_add", "elementwise_mul"),
     *("matmul_v2", "reduce_mean"),
@@ -29,7 +29,7 @@ _KNOWN_TO_OPENVINO = {
     *("unsqueeze2", "squeeze2", "reshape2", "expand_v2", "pad3d"),
     *("gather", "take_along_axis", "top_k_v2"),
 }
-# Passes that look for batch norms; in large networks that takes long.
+# Passes that fuse batch norms; they take long in large networks.
 _NORM_PASSES = (
     "conv_bn_fuse_pass",
     "conv_eltwiseadd_bn_fuse_pass",
@@ -40,143 +40,162 @@ _NORM_PASSES = (
 _NORMS = {"batch_norm", "affine_channel"}
 _RESIDUAL = "conv_elementwise_add_onednn_fuse_pass"
 _INT8 = {"conv2d", "depthwise_conv2d", "fused_conv2d"}
-_GPU_POOL = 256  # MiB at first
+_GPU_POOL = 256  # initial size in MiB
 
 
 class Predictor:
-    """A program that Paddle has loaded. Several threads may call it, and wait for each other.
+    """A loaded Paddle program. Thread-safe: concurrent calls run one after the other.
 
     Attributes:
-        sources, results: names of what goes in and comes out.
+        input_names, output_names: in the order of `run`.
     """
 
     def __init__(self, config: Config):
-        with native_silence():
+        with silenced_native_stderr():
             self._predictor = create_predictor(config)
-        self.sources: list[str] = self._predictor.get_input_names()
-        self.results: list[str] = self._predictor.get_output_names()
-        self._inputs = [self._predictor.get_input_handle(name) for name in self.sources]
-        self._outputs = [self._predictor.get_output_handle(name) for name in self.results]
+        self.input_names: list[str] = self._predictor.get_input_names()
+        self.output_names: list[str] = self._predictor.get_output_names()
+        self._inputs = [self._predictor.get_input_handle(name) for name in self.input_names]
+        self._outputs = [self._predictor.get_output_handle(name) for name in self.output_names]
         self._lock = Lock()
 
     def run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
         with self._lock:
-            for source, array in zip(self._inputs, arrays, strict=True):
-                source.copy_from_cpu(array)
+            for handle, array in zip(self._inputs, arrays, strict=True):
+                handle.copy_from_cpu(array)
             self._predictor.run()
-            return [result.copy_to_cpu() for result in self._outputs]
+            return [handle.copy_to_cpu() for handle in self._outputs]
 
 
-class SharedEngines:
-    """Programs in the OpenVINO that Paddle's builds for x86 have inside.
+class SharedPredictors:
+    """Predictors in the OpenVINO that Paddle's x86 builds contain, shared between sessions.
 
-    Paddle keeps each of them until the process ends, so sessions of the same files share one, and
-    there is room for a few. It tells them apart by the names of their variables alone, so each
-    gets a name of its own.
+    Paddle keeps each program until the process ends. Sessions of the same files therefore share a
+    predictor, and the number of predictors is limited. Paddle identifies programs by the names of
+    their variables only, so each program gets a unique variable.
     """
 
-    ROOM = 8
+    MAX_PREDICTORS = 8
 
     def __init__(self) -> None:
-        self._kept: dict[tuple[object, ...], Predictor] = {}
+        self._predictors: dict[tuple[object, ...], Predictor] = {}
         self._loading: dict[tuple[object, ...], Lock] = defaultdict(Lock)
         self._lock = Lock()
         self._numbers = count()
 
     def has_room(self, files: Sequence[Path], threads: int) -> bool:
-        """Whether a program has its engine already, or may have one."""
-        return len(self._kept) < self.ROOM or _key(files, threads) in self._kept
+        """Whether the program is loaded already or can still be loaded."""
+        return (
+            len(self._predictors) < self.MAX_PREDICTORS or _key(files, threads) in self._predictors
+        )
 
-    def get(self, files: Sequence[Path], program: Program, threads: int) -> Predictor:
-        """The engine of a program and its weights."""
+    def get(self, files: Sequence[Path], program: ProgramInfo, threads: int) -> Predictor:
+        """The predictor of a program and its weights, loaded on first use."""
         key = _key(files, threads)
         with self._lock:
             loading = self._loading[key]
         with loading:
-            if key not in self._kept:
-                self._kept[key] = _openvino(files, program, threads, next(self._numbers))
-            return self._kept[key]
+            if key not in self._predictors:
+                self._predictors[key] = _openvino_predictor(
+                    files, program, threads, next(self._numbers)
+                )
+            return self._predictors[key]
 
 
-def why_not_openvino(program: Program, *, old_form: bool, precision: str, threads: int) -> str:
-    """What keeps a program out of Paddle's OpenVINO; empty if nothing does."""
-    if not old_form:
-        return "it takes the old form, .pdmodel"
+def openvino_unsupported_reason(
+    program: ProgramInfo, *, legacy: bool, precision: str, threads: int
+) -> str:
+    """Why Paddle's OpenVINO cannot run a program; empty if it can.
+
+    Args:
+        program: the program.
+        legacy: whether its format is `.pdmodel`.
+        precision: one of `PRECISIONS`.
+        threads: CPU threads.
+    """
+    if not legacy:
+        return "it needs the legacy format, .pdmodel"
     if precision == "int8":
-        return "it rounds in other places than training did"
-    if unknown := sorted(program.kinds - _KNOWN_TO_OPENVINO):
-        return f"it has not been compared on {', '.join(unknown)}"
-    # Paddle only logs what goes wrong in its runs, as sizes can, and hands on the output before,
-    # which is noticed where it is for another number of pictures.
+        return "it rounds differently than training"
+    if unknown := sorted(program.op_types - _OPENVINO_OPS):
+        return f"not verified for the operators {', '.join(unknown)}"
+    # Paddle only logs failed runs, such as for unsupported sizes, and returns the previous output.
+    # That can be detected only if the batch size differs.
     if any(side < 0 for tensor in program.tensors.values() for side in tensor.shape[1:]):
-        return "it takes pictures of one size"
-    if len({program.tensors[name].open_batch for name in program.ends}) > 1:
-        return "it takes as many pictures as it gives results"
-    # It binds threads to the first cores, where those of other processes would be too.
+        return "it needs a fixed image size"
+    if len({program.tensors[name].dynamic_batch for name in program.io_names}) > 1:
+        return "inputs and outputs must all have a dynamic batch size, or none"
+    # It pins threads to the first cores, which other processes would share.
     if threads not in (1, usable_cores()):
-        return f"it takes 1 thread or all {usable_cores()}, not {threads}"
-    if not program.convolved:
-        return "it takes networks with convolutions"
+        return f"it needs 1 thread or all {usable_cores()}, not {threads}"
+    if not program.conv_output:
+        return "it needs a network with convolutions"
     if not _has_openvino():
-        return "this build of Paddle has none"
+        return "this build of Paddle does not contain it"
     return ""
 
 
-def onednn(
-    files: Sequence[Path], program: Program, *, old_form: bool, precision: str, threads: int
+def onednn_predictor(
+    files: Sequence[Path], program: ProgramInfo, *, legacy: bool, precision: str, threads: int
 ) -> Predictor:
+    """A predictor with oneDNN's kernels, on a CPU."""
     config = _config(files, threads)
     config.disable_gpu()
     config.enable_mkldnn()
-    if not old_form:
-        # Of Paddle 3.3 it fails on resizing; convolutions are oneDNN's without it.
+    if not legacy:
+        # In Paddle 3.3 it fails on resize operators; convolutions use oneDNN without it.
         config.delete_pass("onednn_placement_pass")
         return Predictor(config)
     int8 = precision == "int8"
     if int8:
         config.enable_mkldnn_int8(_INT8)
         passes = config.pass_builder()
-        # Known to the pass list of float only.
+        # By default only in the pass list for float.
         at = passes.all_passes().index("batch_norm_act_fuse_pass")
         passes.insert_pass(at, "elementwise_act_onednn_fuse_pass")
-    # What they would fold into int8 weights would be rounded again.
-    if int8 or not program.kinds & _NORMS:
+    # Batch norms folded into int8 weights would be rounded a second time.
+    if int8 or not program.op_types & _NORMS:
         for name in _NORM_PASSES:
             config.delete_pass(name)
-    # A sum inside an int8 convolution rounds what is added to it, which training does not. Float
-    # networks of depthwise convolutions have few such sums, and looking for them takes long.
-    if int8 or "depthwise_conv2d" in program.kinds:
+    # A sum fused into an int8 convolution is rounded, unlike in training. Float networks with
+    # depthwise convolutions have few such sums, and the pass takes long.
+    if int8 or "depthwise_conv2d" in program.op_types:
         config.delete_pass(_RESIDUAL)
     config.enable_memory_optim()
     return Predictor(config)
 
 
-def plain(files: Sequence[Path], *, old_form: bool, threads: int) -> Predictor:
-    """Paddle's own kernels on a CPU."""
+def plain_predictor(files: Sequence[Path], *, legacy: bool, threads: int) -> Predictor:
+    """A predictor with Paddle's own kernels, on a CPU."""
     config = _config(files, threads)
     config.disable_gpu()
     config.disable_mkldnn()
-    if old_form:
+    if legacy:
         config.enable_memory_optim()
     return Predictor(config)
 
 
-def cuda(files: Sequence[Path], *, old_form: bool, precision: str, threads: int) -> Predictor:
+def cuda_predictor(
+    files: Sequence[Path], *, legacy: bool, precision: str, threads: int
+) -> Predictor:
+    """A predictor on a GPU."""
     config = _config(files, threads)
     half = PrecisionType.Half if precision == "fp16" else PrecisionType.Float32
     config.enable_use_gpu(_GPU_POOL, 0, half)
-    if old_form:
+    if legacy:
         config.enable_memory_optim()
     return Predictor(config)
 
 
-def _openvino(files: Sequence[Path], program: Program, threads: int, number: int) -> Predictor:
-    # It keeps what it compiled, by default where the user stands, and would take it for good.
+def _openvino_predictor(
+    files: Sequence[Path], program: ProgramInfo, threads: int, number: int
+) -> Predictor:
+    # OpenVINO caches compiled programs, by default in the working directory, and would reuse them.
     with tempfile.TemporaryDirectory(prefix="ppose-") as folder:
-        own, weights = (Path(folder, file.name) for file in files)
-        own.write_bytes(with_own_name(files[0].read_bytes(), program, f"ppose.{number}"))
-        weights.symlink_to(files[1].resolve())  # it looks for them there too
-        config = _config([own, weights], threads)
+        model, weights = (Path(folder, file.name) for file in files)
+        model.write_bytes(with_unique_variable(files[0].read_bytes(), program, f"ppose.{number}"))
+        weights.symlink_to(files[1].resolve())  # expected next to the model
+        config = _config([model, weights], threads)
         config.disable_gpu()
         config.enable_openvino_engine(PrecisionType.Float32)
         config.set_optim_cache_dir(folder)
@@ -188,7 +207,7 @@ def _has_openvino() -> bool:
     config = Config()
     if not hasattr(config, "enable_openvino_engine"):
         return False
-    with native_silence():
+    with silenced_native_stderr():
         config.enable_openvino_engine(PrecisionType.Float32)
     return bool(config.openvino_engine_enabled())
 
@@ -201,6 +220,6 @@ def _config(files: Sequence[Path], threads: int) -> Config:
 
 
 def _key(files: Sequence[Path], threads: int) -> tuple[object, ...]:
-    """What files, as they are now, and a setting lead to."""
-    found = [file.stat() for file in files]
-    return threads, *((f.st_dev, f.st_ino, f.st_size, f.st_mtime_ns, f.st_ctime_ns) for f in found)
+    """Identifies files in their current state, and the number of threads."""
+    stats = [file.stat() for file in files]
+    return threads, *((s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in stats)

@@ -1,6 +1,6 @@
-"""What Paddle's model files say of themselves, read without Paddle.
+"""Reads and checks Paddle's model files (`.pdmodel`, `.json`, `.pdiparams`) without Paddle.
 
-Paddle ends the process on some damaged files, and takes others for good.
+Paddle crashes the process on some damaged files, and accepts others.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from ppose.deploy.backends import wire
-from ppose.deploy.session import BackendError, Tensor
+from ppose.deploy.backends import protobuf
+from ppose.deploy.backends.session import TensorInfo
+from ppose.deploy.backends.settings import BackendError
 
 # VarType.Type of Paddle's framework.proto.
 _DTYPES = {
@@ -31,52 +32,52 @@ _SIZES = {
     **{"bool": 1, "int8": 1, "uint8": 1, "int16": 2, "float16": 2, "bfloat16": 2, "int32": 4},
     **{"int64": 8, "float32": 4, "float64": 8},
 }
-# Of the levels and the form of a tensor; more is no tensor.
-_MOST_LEVELS, _MOST_BYTES = 8, 1024
-# What reading a program that is none raises; RecursionError is of json.
-_NO_PROGRAM = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
-_AGAIN = "copy or export the model again"
+# Limits for the header of a tensor in `.pdiparams`: LoD levels and bytes of its TensorDesc.
+_MAX_LEVELS, _MAX_DESC_BYTES = 8, 1024
+# What parsing other content raises; RecursionError is from json.
+_PARSE_ERRORS = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+_ADVICE = "copy or export the model again"
 
-Form = tuple[str, tuple[int, ...]]
+TensorType = tuple[str, tuple[int, ...]]  # dtype and shape
 
 
 @dataclass(frozen=True)
-class Program:
-    """A model's program.
+class ProgramInfo:
+    """Operators and tensors of a Paddle program.
 
     Attributes:
-        kinds: of its operators, such as conv2d.
-        tensors: name → what goes in or comes out, and in the old form what is between.
-        weights: type and shape of each, in the order of their file.
-        ends: in the old form, names of inputs and outputs.
-        convolved: in the old form, what the first convolution makes; empty if there is none.
+        op_types: types of its operators, such as conv2d.
+        tensors: name → inputs and outputs, and for `.pdmodel` the intermediate tensors too.
+        weights: type and shape of each weight, in the order of the weight file.
+        io_names: names of inputs and outputs; `.pdmodel` only.
+        conv_output: output of the first convolution, empty if there is none; `.pdmodel` only.
     """
 
-    kinds: frozenset[str]
-    tensors: dict[str, Tensor]
-    weights: list[Form]
-    ends: tuple[str, ...] = ()
-    convolved: str = ""
+    op_types: frozenset[str]
+    tensors: dict[str, TensorInfo]
+    weights: list[TensorType]
+    io_names: tuple[str, ...] = ()
+    conv_output: str = ""
 
 
-def read_program(path: Path) -> Program:
-    """A program in the old form (`.pdmodel`) or the new one (`.json`).
+def read_program(path: Path) -> ProgramInfo:
+    """Reads a program, `.pdmodel` or `.json`.
 
     Raises:
-        BackendError: it is neither, or damaged.
+        BackendError: not a program, or damaged.
     """
     try:
         if path.suffix == ".json":
-            return _new_form(json.loads(path.read_bytes()))
-        return _old_form(memoryview(path.read_bytes()))
-    except _NO_PROGRAM as error:
+            return _parse_json(json.loads(path.read_bytes()))
+        return _parse_pdmodel(memoryview(path.read_bytes()))
+    except _PARSE_ERRORS as error:
         raise BackendError(
-            f"{path}: damaged, or no model of Paddle ({type(error).__name__}: {error}); {_AGAIN}"
+            f"{path}: damaged, or not a Paddle model ({type(error).__name__}: {error}); {_ADVICE}"
         ) from None
 
 
-def check_weights(path: Path, program: Program) -> None:
-    """BackendError unless a file holds just the weights that a program needs."""
+def check_weights(path: Path, program: ProgramInfo) -> None:
+    """Raises BackendError unless a file contains exactly the weights of a program."""
     expected = program.weights
     with path.open("rb") as file:
         end = file.seek(0, os.SEEK_END)
@@ -86,141 +87,144 @@ def check_weights(path: Path, program: Program) -> None:
                 found = _skip_tensor(file, end)
             except (ValueError, KeyError, struct.error) as error:
                 raise BackendError(
-                    f"{path}: damaged at tensor {number} of {len(expected)} ({error}); {_AGAIN}"
+                    f"{path}: damaged at tensor {number} of {len(expected)} ({error}); {_ADVICE}"
                 ) from None
             if found != wanted:
                 raise BackendError(
-                    f"{path}: of another model: its tensor {number} is {found[0]} {found[1]}, "
-                    f"expected {wanted[0]} {wanted[1]}; {_AGAIN}"
+                    f"{path}: belongs to another model: tensor {number} is {found[0]} {found[1]}, "
+                    f"expected {wanted[0]} {wanted[1]}; {_ADVICE}"
                 )
         if file.tell() != end:
-            raise BackendError(f"{path}: of another model: it has more tensors; {_AGAIN}")
+            raise BackendError(f"{path}: belongs to another model: it has more tensors; {_ADVICE}")
 
 
-def _old_form(message: memoryview) -> Program:
-    """Of framework.proto: ProgramDesc 1 blocks; BlockDesc 3 vars, 4 ops; OpDesc 3 type."""
-    blocks = list(wire.messages(message, 1))
-    kinds = {wire.text(op, 3) for block in blocks for op in wire.messages(block, 4)}
-    if not {"feed", "fetch"} <= kinds:
+def _parse_pdmodel(message: memoryview) -> ProgramInfo:
+    """Field numbers of framework.proto: ProgramDesc 1 blocks; BlockDesc 3 vars, 4 ops; OpDesc
+    3 type."""
+    blocks = list(protobuf.messages(message, 1))
+    op_types = {protobuf.text(op, 3) for block in blocks for op in protobuf.messages(block, 4)}
+    if not {"feed", "fetch"} <= op_types:
         raise ValueError("a program without input or output")
-    tensors: dict[str, Tensor] = {}
-    weights: list[tuple[str, Form]] = []
-    for variable in wire.messages(blocks[0], 3):
-        name, form, kept = _variable(variable)
-        if form is None:
+    tensors: dict[str, TensorInfo] = {}
+    weights: list[tuple[str, TensorType]] = []
+    for variable in protobuf.messages(blocks[0], 3):
+        name, tensor_type, persistable = _variable(variable)
+        if tensor_type is None:
             continue
-        tensors[name] = Tensor(name, *form)
-        if kept:
-            weights.append((name, form))
-    operators = [(wire.text(op, 3), op) for op in wire.messages(blocks[0], 4)]
-    made = [wire.text(_message(op, 2), 2) for kind, op in operators if kind in _CONVOLUTIONS]
-    return Program(
-        frozenset(kinds),
+        tensors[name] = TensorInfo(name, *tensor_type)
+        if persistable:
+            weights.append((name, tensor_type))
+    ops = [(protobuf.text(op, 3), op) for op in protobuf.messages(blocks[0], 4)]
+    conv_outputs = [protobuf.text(_message(op, 2), 2) for kind, op in ops if kind in _CONVOLUTIONS]
+    return ProgramInfo(
+        frozenset(op_types),
         tensors,
-        [form for _, form in sorted(weights)],
-        ends=tuple(
-            wire.text(_message(op, 2 if kind == "feed" else 1), 2)
-            for kind, op in operators
+        [tensor_type for _, tensor_type in sorted(weights)],
+        io_names=tuple(
+            protobuf.text(_message(op, 2 if kind == "feed" else 1), 2)
+            for kind, op in ops
             if kind in ("feed", "fetch")
         ),
-        convolved=next((name for name in made if name in tensors), ""),
+        conv_output=next((name for name in conv_outputs if name in tensors), ""),
     )
 
 
-def with_own_name(content: bytes, program: Program, name: str) -> bytes:
-    """The old form of a program with one more variable, of a name that is new.
+def with_unique_variable(content: bytes, program: ProgramInfo, name: str) -> bytes:
+    """A `.pdmodel` program with one more variable of the given name.
 
-    Two more fields of its first block: an operator that turns what a convolution makes into this
-    variable, which nothing reads; and its VarDesc. OpDesc: 1 inputs, 2 outputs, 3 type; each of
-    the former: 1 parameter, 2 arguments.
+    Adds two fields to its first block: an operator that computes the variable, which nothing reads,
+    from the output of a convolution; and the variable's VarDesc. Field numbers: OpDesc 1 inputs,
+    2 outputs, 3 type; OpDesc.Var 1 parameter, 2 arguments.
     """
     block = _message(memoryview(content), 1)
-    variables = wire.messages(block, 3)
-    convolved = next(v for v in variables if wire.text(v, 1) == program.convolved)
-    place = {1: ("X", program.convolved), 2: ("Out", name)}
-    ends = (
-        wire.field(number, wire.field(1, parameter.encode()) + wire.field(2, argument.encode()))
-        for number, (parameter, argument) in place.items()
+    variables = protobuf.messages(block, 3)
+    conv_output = next(v for v in variables if protobuf.text(v, 1) == program.conv_output)
+    arguments = {1: ("X", program.conv_output), 2: ("Out", name)}
+    inputs_outputs = (
+        protobuf.field(
+            number, protobuf.field(1, parameter.encode()) + protobuf.field(2, argument.encode())
+        )
+        for number, (parameter, argument) in arguments.items()
     )
-    operator = b"".join(ends) + wire.field(3, b"relu")
-    variable = wire.field(1, name.encode()) + wire.field(2, bytes(_message(convolved, 2)))
-    longer = bytes(block) + wire.field(3, variable) + wire.field(4, operator)
+    operator = b"".join(inputs_outputs) + protobuf.field(3, b"relu")
+    variable = protobuf.field(1, name.encode()) + protobuf.field(2, bytes(_message(conv_output, 2)))
+    extended = bytes(block) + protobuf.field(3, variable) + protobuf.field(4, operator)
     start = content.index(bytes(block))
-    head = wire.field(1, bytes(block))
-    begin = start - (len(head) - len(block))
-    return content[:begin] + wire.field(1, longer) + content[start + len(block) :]
+    header_size = len(protobuf.field(1, bytes(block))) - len(block)
+    before, after = content[: start - header_size], content[start + len(block) :]
+    return before + protobuf.field(1, extended) + after
 
 
-def _variable(message: memoryview) -> tuple[str, Form | None, bool]:
-    """Name, type and shape, and whether it is a weight. VarDesc: 1 name, 2 type, 3 persistable;
-    VarType: 1 type, 3 dense_tensor, whose field 1 is a TensorDesc."""
-    name, kept = wire.text(message, 1), wire.first(message, 3) == 1
+def _variable(message: memoryview) -> tuple[str, TensorType | None, bool]:
+    """Name, type and shape, and whether it is a weight. Field numbers: VarDesc 1 name, 2 type,
+    3 persistable; VarType 1 type, 3 dense_tensor, whose field 1 is a TensorDesc."""
+    name, persistable = protobuf.text(message, 1), protobuf.first(message, 3) == 1
     kind = _message(message, 2)
-    if wire.first(kind, 1) != _DENSE:
+    if protobuf.first(kind, 1) != _DENSE:
         return name, None, False
-    return name, _tensor_form(_message(_message(kind, 3), 1)), kept
+    return name, _tensor_type(_message(_message(kind, 3), 1)), persistable
 
 
-def _tensor_form(message: memoryview) -> Form:
-    """TensorDesc: 1 data_type, 2 dims."""
-    dtype = wire.first(message, 1)
+def _tensor_type(message: memoryview) -> TensorType:
+    """Field numbers of TensorDesc: 1 data_type, 2 dims."""
+    dtype = protobuf.first(message, 1)
     if not isinstance(dtype, int):
         raise ValueError("a tensor without a type")
-    return _DTYPES[dtype], tuple(wire.integers(message, 2))
+    return _DTYPES[dtype], tuple(protobuf.integers(message, 2))
 
 
 def _message(message: memoryview, number: int) -> memoryview:
-    value = wire.first(message, number)
+    value = protobuf.first(message, number)
     if not isinstance(value, memoryview):
         raise ValueError(f"no message in field {number}")
     return value
 
 
-def _new_form(described: dict[str, Any]) -> Program:
-    if described["base_code"]["magic"] != "pir":
-        raise ValueError("no program of Paddle 3")
-    operators = described["program"]["regions"][0]["blocks"][0]["ops"]
-    tensors: dict[str, Tensor] = {}
-    weights: list[tuple[str, Form]] = []
-    kinds = set()
-    for op in operators:
+def _parse_json(content: dict[str, Any]) -> ProgramInfo:
+    if content["base_code"]["magic"] != "pir":
+        raise ValueError("not a program of Paddle 3")
+    ops = content["program"]["regions"][0]["blocks"][0]["ops"]
+    tensors: dict[str, TensorInfo] = {}
+    weights: list[tuple[str, TensorType]] = []
+    op_types = set()
+    for op in ops:
         kind = op["#"].rpartition(".")[2]
-        kinds.add(kind)
+        op_types.add(kind)
         if kind == "p":
-            weights.append((op["A"][3], _json_form(op["O"]["TT"])))
+            weights.append((op["A"][3], _json_tensor_type(op["O"]["TT"])))
         elif kind in ("data", "fetch"):
             name = next((a["AT"]["D"] for a in op["A"] if a["N"] == "name"), None)
             if not isinstance(name, str):
                 raise ValueError(f"an operator {kind} without a name")
-            tensors[name] = Tensor(name, *_json_form(op["O"][0]["TT"]))
-    if not {"data", "fetch"} <= kinds:
+            tensors[name] = TensorInfo(name, *_json_tensor_type(op["O"][0]["TT"]))
+    if not {"data", "fetch"} <= op_types:
         raise ValueError("a program without input or output")
-    return Program(frozenset(kinds), tensors, [form for _, form in sorted(weights)])
+    return ProgramInfo(frozenset(op_types), tensors, [kind for _, kind in sorted(weights)])
 
 
-def _json_form(kind: dict[str, Any]) -> Form:
+def _json_tensor_type(kind: dict[str, Any]) -> TensorType:
     dtype, shape = kind["D"][:2]
     if not all(type(side) is int for side in shape):
         raise ValueError(f"a tensor of shape {shape}")
     return _JSON_DTYPES[dtype["#"].rpartition(".")[2]], tuple(shape)
 
 
-def _skip_tensor(file: BinaryIO, end: int) -> Form:
-    """Type and shape of the tensor here, behind which the file then stands.
+def _skip_tensor(file: BinaryIO, end: int) -> TensorType:
+    """Type and shape of the next tensor; moves the file position past it.
 
-    It is: a version (uint32); levels (uint64), each a size (uint64) and as many bytes; a version;
-    the length of a TensorDesc (int32), and it; the values.
+    Layout: version (uint32); number of LoD levels (uint64), each a size (uint64) and its bytes;
+    version (uint32); length of a TensorDesc (int32) and the TensorDesc; the values.
     """
     version, levels = struct.unpack("<IQ", file.read(12))
-    if version or levels > _MOST_LEVELS:
-        raise ValueError("no tensor stands there")
+    if version or levels > _MAX_LEVELS:
+        raise ValueError("not a tensor")
     for _ in range(levels):
         (size,) = struct.unpack("<Q", file.read(8))
         file.seek(min(size, end), os.SEEK_CUR)
     version, size = struct.unpack("<Ii", file.read(8))
-    if version or not 0 < size <= _MOST_BYTES:
-        raise ValueError("no tensor stands there")
-    dtype, shape = _tensor_form(memoryview(file.read(size)))
+    if version or not 0 < size <= _MAX_DESC_BYTES:
+        raise ValueError("not a tensor")
+    dtype, shape = _tensor_type(memoryview(file.read(size)))
     count = _SIZES[dtype]
     for side in shape:
         if side < 0:

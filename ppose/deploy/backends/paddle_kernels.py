@@ -1,4 +1,4 @@
-"""Which kernels of oneDNN run a model, in Paddle or in the OpenVINO inside it."""
+"""Counts the oneDNN convolution kernels that run a model in Paddle, by data type."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+from ppose.deploy.backends.model_files import find_model
 from ppose.deploy.backends.paddle import PaddleSession
-from ppose.deploy.session import BackendError, find_model
-from ppose.deploy.timing import some_inputs
+from ppose.deploy.backends.settings import BackendError
+from ppose.deploy.backends.timing import some_inputs
 
 
 @dataclass(frozen=True)
-class Kernels:
+class ConvolutionKernels:
     """Convolutions of one run.
 
     Attributes:
-        int8, float32: how many have weights of that type.
-        names: kernel → how often it ran, such as brgconv:avx512_core_vnni.
+        int8, float32: number of convolutions with weights of this type.
+        names: kernel, such as brgconv:avx512_core_vnni → number of calls.
     """
 
     int8: int
@@ -31,16 +32,16 @@ class Kernels:
 
 def int8_kernels(
     model: str | Path, *, precision: str = "int8", engine: str | None = None
-) -> Kernels:
-    """Which kernels run the convolutions of a model, as oneDNN itself reports.
+) -> ConvolutionKernels:
+    """The kernels that run the convolutions of a model, as reported by oneDNN.
 
-    A process of its own runs one input: oneDNN, which OpenVINO has inside too, decides what to
-    report when it starts.
+    The model runs once in a subprocess, because oneDNN reads its verbosity at startup. OpenVINO
+    contains oneDNN too.
 
     Args:
-        model: its file or folder.
-        precision: in which it runs.
-        engine: as of `PaddleSession`.
+        model: file or folder.
+        precision: one of `PRECISIONS`.
+        engine: see `PaddleSession`.
 
     Raises:
         BackendError: the model cannot be loaded or run.
@@ -57,15 +58,15 @@ def int8_kernels(
         errors="replace",
     )
     if run.returncode:
-        said = (run.stderr.strip() or run.stdout.strip()).splitlines()[-1:]
-        raise BackendError(f"{path}: cannot be run: {''.join(said)}")
+        last_line = (run.stderr.strip() or run.stdout.strip()).splitlines()[-1:]
+        raise BackendError(f"{path}: cannot be run: {''.join(last_line)}")
     found = _CONVOLUTION.findall(run.stdout)
     types = Counter(kind for _, kind in found)
-    return Kernels(types["s8"], types["f32"], dict(Counter(name for name, _ in found)))
+    return ConvolutionKernels(types["s8"], types["f32"], dict(Counter(name for name, _ in found)))
 
 
-# onednn_verbose,v1,primitive,exec,cpu,convolution,KERNEL,forward_inference,src:… wei:TYPE:…,
-# or wei_TYPE:… of OpenVINO's.
+# onednn_verbose,v1,primitive,exec,cpu,convolution,KERNEL,forward_inference,src:… wei:TYPE:…;
+# OpenVINO prints wei_TYPE:… instead.
 _CONVOLUTION = re.compile(
     r"^onednn_verbose,.*?\bexec,cpu,convolution,([^,]*),.*?\bwei[:_](\w+):", re.M
 )

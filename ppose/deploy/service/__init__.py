@@ -1,7 +1,1 @@
-"""Poses over HTTP: `make_app` builds the application, `serve` runs it until it is stopped."""
-
-from ppose.deploy.service.app import make_app
-from ppose.deploy.service.limits import Limits
-from ppose.deploy.service.server import serve
-
-__all__ = ["Limits", "make_app", "serve"]
+"""Pose estimation over HTTP: `app.make_app` creates the application, `server.serve` runs it."""

@@ -1,4 +1,4 @@
-"""The application: routes and the one form of errors."""
+"""The FastAPI application: routes and error handlers."""
 
 from __future__ import annotations
 
@@ -13,39 +13,39 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from ppose import __version__
-from ppose.deploy.service.answers import (
-    REQUEST_BODY,
-    Answer,
-    Choice,
-    Health,
-    SkeletonAnswer,
-    errors,
-)
-from ppose.deploy.service.batching import Find
-from ppose.deploy.service.edge import Edge
+from ppose.deploy.service.batching import EstimateFn
+from ppose.deploy.service.errors import RequestError
 from ppose.deploy.service.limits import Limits
-from ppose.deploy.service.metrics import CONTENT_TYPE
+from ppose.deploy.service.middleware import ServiceMiddleware
 from ppose.deploy.service.pages import add_page
-from ppose.deploy.service.refusals import RefusedError
+from ppose.deploy.service.prometheus import CONTENT_TYPE
+from ppose.deploy.service.schemas import (
+    REQUEST_BODY,
+    Health,
+    PoseQuery,
+    PoseResponse,
+    SkeletonResponse,
+    error_responses,
+    openapi_component,
+)
 from ppose.deploy.service.service import Service
-from ppose.log import log
-from ppose.skeleton import Skeleton
+from ppose.structures.skeleton import Skeleton
+from ppose.utils.log import log
+from ppose.version import __version__
 
 
-def make_app(find: Find, *, skeleton: Skeleton, limits: Limits | None = None) -> FastAPI:
-    """An ASGI application that answers `POST /pose` with the people in the picture.
+def make_app(estimate: EstimateFn, *, skeleton: Skeleton, limits: Limits | None = None) -> FastAPI:
+    """Creates an ASGI application that returns the people in an image, `POST /pose`.
 
-    Its routes and their errors stand in `/openapi.json`.
+    Routes and errors are documented in `/openapi.json`.
 
     Args:
-        find: (H, W, 3) uint8 RGB pictures of any sizes → one `Poses` each. It runs in one thread
-            only; first on a grey picture before any request, so that a broken network ends the
-            start.
-        skeleton: of those poses.
+        estimate: (H, W, 3) uint8 RGB images of any sizes → one `Poses` each. It always runs in the
+            same thread; at startup it runs on a grey image, so that a broken network fails early.
+        skeleton: of these poses.
         limits: None for the defaults.
     """
-    service = Service(find, skeleton, limits or Limits())
+    service = Service(estimate, skeleton, limits or Limits())
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -57,47 +57,57 @@ def make_app(find: Find, *, skeleton: Skeleton, limits: Limits | None = None) ->
 
     app = FastAPI(
         title="ppose",
-        description="People in pictures. Every error has the form of `Error`.",
+        description="Human pose estimation in images. Every error has the form of `Error`.",
         version=__version__,
         lifespan=lifespan,
-        # They load scripts from elsewhere.
+        # They load scripts from other sites.
         docs_url=None,
         redoc_url=None,
     )
     app.state.service = service
     _add_routes(app, service)
     add_page(app)
-    _add_error_forms(app)
-    app.add_middleware(Edge, requests=service.metrics.requests, max_bytes=service.limits.max_bytes)
+    _add_error_handlers(app)
+    app.add_middleware(
+        ServiceMiddleware, requests=service.metrics.requests, max_bytes=service.limits.max_bytes
+    )
     return app
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:
     @app.post(
         "/pose",
-        summary="Find people",
-        response_model=Answer,
-        responses=errors(408, 413, 415, 422, 429, 500, 503),
+        summary="Estimate poses",
+        response_model=openapi_component("Answer", PoseResponse),
+        responses=error_responses(408, 413, 415, 422, 429, 500, 503),
         openapi_extra={"requestBody": REQUEST_BODY},
     )
-    async def pose(request: Request, choice: Annotated[Choice, Query()]) -> Response:
-        """People in one JPEG, PNG, WebP, BMP or TIFF picture, whose content says which.
+    async def pose(request: Request, query: Annotated[PoseQuery, Query()]) -> Response:
+        """Detects the people in a JPEG, PNG, WebP, BMP or TIFF image.
 
-        The picture is the body, or the field `image` of a form.
+        The image is the request body, or the field `image` of a form. Its format is detected.
         """
-        answer = await service.answer(request, choice)
-        return Response(json.dumps(answer, allow_nan=False), media_type="application/json")
+        content = await service.estimate_poses(request, query)
+        return Response(json.dumps(content, allow_nan=False), media_type="application/json")
 
-    @app.get("/skeleton", summary="Joints and limbs", response_model=SkeletonAnswer)
+    @app.get(
+        "/skeleton",
+        summary="Joints and limbs",
+        response_model=openapi_component("SkeletonAnswer", SkeletonResponse),
+    )
     async def skeleton() -> dict:
-        """What the keypoints of an answer are, in their order."""
-        of = service.skeleton
-        limbs = of.limb_index.tolist()
-        return {"name": of.name, "joints": of.joint_names, "sides": of.sides, "limbs": limbs}
+        """Names of the keypoints, in order, and limbs."""
+        described = service.skeleton
+        return {
+            "name": described.name,
+            "joints": described.joint_names,
+            "sides": described.sides,
+            "limbs": described.limb_index.tolist(),
+        }
 
     @app.get(
         "/healthz",
-        summary="Whether pictures are taken",
+        summary="Whether the service accepts requests",
         response_model=Health,
         responses={503: {"model": Health, "description": "Not ready."}},
     )
@@ -116,27 +126,27 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-def _add_error_forms(app: FastAPI) -> None:
-    @app.exception_handler(RefusedError)
-    async def refused(request: Request, error: RefusedError) -> Response:
+def _add_error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(RequestError)
+    async def handle_request_error(request: Request, error: RequestError) -> Response:
         return error.response()
 
     @app.exception_handler(RequestValidationError)
-    async def wrong_parameter(request: Request, error: RequestValidationError) -> Response:
+    async def handle_invalid_parameter(request: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"][1:])[:100]
-        known = ", ".join(Choice.model_fields)
-        message = f"parameter '{name}': {first['msg']}; parameters are {known}"
-        return RefusedError(422, "parameter", message).response()
+        known = ", ".join(PoseQuery.model_fields)
+        message = f"parameter '{name}': {first['msg']}; known parameters: {known}"
+        return RequestError(422, "parameter", message).response()
 
     @app.exception_handler(HTTPException)
-    async def unknown(request: Request, error: HTTPException) -> Response:
+    async def handle_http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method"}.get(error.status_code, "http")
         message = f"{request.method} {request.url.path[:100]}: {error.detail}; see /openapi.json"
         headers = dict(error.headers or {})
-        return RefusedError(error.status_code, code, message, headers=headers).response()
+        return RequestError(error.status_code, code, message, headers=headers).response()
 
     @app.exception_handler(Exception)
-    async def bug(request: Request, error: Exception) -> Response:
-        log.error("a bug in the service: %s", error, exc_info=error)
-        return RefusedError(500, "bug", "the service failed; its log says why").response()
+    async def handle_bug(request: Request, error: Exception) -> Response:
+        log.error("internal error: %s", error, exc_info=error)
+        return RequestError(500, "bug", "internal error; see the service's log").response()

@@ -1,4 +1,4 @@
-"""One thread that owns the network, and runs pictures that wait together as a batch."""
+"""Dynamic batching: a worker thread runs the network on batches of queued images."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from ppose.log import log
 from ppose.structures import Poses
+from ppose.utils.log import log
 
-Find = Callable[[Sequence[np.ndarray]], list[Poses]]
+EstimateFn = Callable[[Sequence[np.ndarray]], list[Poses]]
 
 
-class WorkerEndedError(RuntimeError):
-    """The thread of the network ended, so nothing will be found any more."""
+class WorkerStoppedError(RuntimeError):
+    """The worker thread ended; no more images can be processed."""
 
 
 class NetworkError(RuntimeError):
-    """`find` failed on a picture, which the log explains."""
+    """`estimate` failed on an image; the log has the reason."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a picture's turn gave.
+class InferenceResult:
+    """Result for one image.
 
     Attributes:
         poses: the people.
-        waited: seconds until its batch began.
-        took: seconds of its batch.
+        waited: seconds in the queue.
+        took: seconds of its batch in the network.
     """
 
     poses: Poses
@@ -41,31 +41,34 @@ class Found:
 
 
 @dataclass
-class _Waiting:
+class _QueuedImage:
     image: np.ndarray
-    future: Future[Found] = field(default_factory=Future)
+    future: Future[InferenceResult] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
 
 
 class Batcher:
-    """Pictures in, people out, from any thread; `find` only ever runs in the one of the batcher.
+    """Runs `estimate` on batches of images in a worker thread. Thread-safe.
 
-    A batch starts when it is full, when nobody else is on the way, or when its first picture has
-    waited for `max_wait` seconds. Where a batch fails its pictures are tried one by one, so that
-    the others get their answer.
+    A batch starts when it is full, when no more images are expected, or when its first image has
+    waited for `max_wait` seconds. If a batch fails, its images are processed one by one, so that
+    only those that cause the failure get an error.
 
     Args:
-        find: (H, W, 3) uint8 RGB pictures of any sizes → one `Poses` each.
-        max_batch: pictures for each call of `find`.
+        estimate: (H, W, 3) uint8 RGB images of any sizes → one `Poses` each.
+        max_batch: maximum number of images per call of `estimate`.
         max_wait: seconds.
-        coming: how many pictures may soon be submitted.
-        on_batch: is told the size of each batch before it runs.
-        on_failure: is called for each picture on which `find` failed.
+        coming: returns the number of images that may be submitted soon.
+        on_batch: called with the size of each batch before it runs.
+        on_failure: called for each image on which `estimate` failed.
+
+    Attributes:
+        seconds_per_image: moving average.
     """
 
     def __init__(
         self,
-        find: Find,
+        estimate: EstimateFn,
         *,
         max_batch: int,
         max_wait: float,
@@ -75,12 +78,12 @@ class Batcher:
     ):
         self.max_batch = max_batch
         self.max_wait = max_wait
-        self.pace = 0.0
-        self._find = find
+        self.seconds_per_image = 0.0
+        self._estimate = estimate
         self._coming = coming
         self._on_batch = on_batch
         self._on_failure = on_failure
-        self._waiting: deque[_Waiting] = deque()
+        self._queue: deque[_QueuedImage] = deque()
         self._changed = threading.Condition()
         self._stopping = False
         self._ended = False
@@ -88,11 +91,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="network", daemon=True)
 
     def start(self) -> None:
-        """Starts the thread."""
+        """Starts the worker thread."""
         self._thread.start()
 
     def stop(self, timeout: float | None = None) -> None:
-        """Ends the thread once everything submitted is done; waits for it up to `timeout`."""
+        """Stops the thread after all submitted images; waits for it up to `timeout` seconds."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -100,100 +103,104 @@ class Batcher:
 
     @property
     def alive(self) -> bool:
-        """Whether pictures are still taken."""
+        """Whether the worker thread can process images."""
         return not self._ended
 
     @property
     def running(self) -> float:
-        """Seconds for which the present batch has been running; 0 between batches."""
+        """Seconds since the current batch started; 0 between batches."""
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
-    def submit(self, image: np.ndarray) -> Future[Found]:
-        """Queues a picture; a future that is cancelled before its turn frees its place.
+    def submit(self, image: np.ndarray) -> Future[InferenceResult]:
+        """Queues an image; cancelling the future removes it from the queue.
 
-        It fails with NetworkError or WorkerEndedError. Raises WorkerEndedError.
+        The future may fail with NetworkError or WorkerStoppedError.
+
+        Raises:
+            WorkerStoppedError: the worker thread was stopped or ended.
         """
-        waiting = _Waiting(image)
+        queued = _QueuedImage(image)
         with self._changed:
             if self._stopping or self._ended:
-                raise WorkerEndedError
-            self._waiting.append(waiting)
+                raise WorkerStoppedError
+            self._queue.append(queued)
             self._changed.notify()
-        return waiting.future
+        return queued.future
 
     def _run(self) -> None:
         try:
             while batch := self._next():
-                self._answer(batch)
+                self._process(batch)
         except BaseException:
-            log.exception("the thread of the network ended; restart the service")
+            log.exception("the worker thread ended; restart the service")
         finally:
             with self._changed:
                 self._ended = True
-                left, self._waiting = self._waiting, deque()
-            for one in left:
+                remaining, self._queue = self._queue, deque()
+            for one in remaining:
                 if one.future.set_running_or_notify_cancel():
-                    one.future.set_exception(WorkerEndedError())
+                    one.future.set_exception(WorkerStoppedError())
 
-    def _next(self) -> list[_Waiting]:
-        """The next batch; empty once there is nothing left to do."""
+    def _next(self) -> list[_QueuedImage]:
+        """The next batch; empty when the batcher is stopped."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._stopping)
-                if not self._waiting:
+                self._changed.wait_for(lambda: self._queue or self._stopping)
+                if not self._queue:
                     return []
-                self._gather(self._waiting[0].since + self.max_wait)
-                size = min(len(self._waiting), self.max_batch)
-                taken = [self._waiting.popleft() for _ in range(size)]
+                self._gather(self._queue[0].since + self.max_wait)
+                size = min(len(self._queue), self.max_batch)
+                taken = [self._queue.popleft() for _ in range(size)]
             batch = [one for one in taken if one.future.set_running_or_notify_cancel()]
             if batch:
                 return batch
 
     def _gather(self, deadline: float) -> None:
-        while len(self._waiting) < self.max_batch and not self._stopping and self._coming() > 0:
+        while len(self._queue) < self.max_batch and not self._stopping and self._coming() > 0:
             left = deadline - time.monotonic()
             if left <= 0 or not self._changed.wait(left):
                 return
 
-    def _answer(self, batch: list[_Waiting]) -> None:
+    def _process(self, batch: list[_QueuedImage]) -> None:
         try:
-            self._try(batch)
+            self._run_batch(batch)
         except Exception:
             if len(batch) > 1:
                 for one in batch:
-                    self._answer([one])
+                    self._process([one])
                 return
-            log.exception("the network failed on a picture of shape %s", batch[0].image.shape)
+            log.exception("the network failed on an image of shape %s", batch[0].image.shape)
             self._on_failure()
-            self._settle(batch[0], NetworkError("the network failed on this picture"))
+            self._fail(batch[0], NetworkError("the network failed on this image"))
         except BaseException:
             for one in batch:
-                self._settle(one, WorkerEndedError())
+                self._fail(one, WorkerStoppedError())
             raise
 
-    def _try(self, batch: list[_Waiting]) -> None:
+    def _run_batch(self, batch: list[_QueuedImage]) -> None:
         self._on_batch(len(batch))
         self._running_since = started = time.monotonic()
         try:
-            people = _checked(self._find([one.image for one in batch]), len(batch))
+            people = _checked(self._estimate([one.image for one in batch]), len(batch))
         finally:
             self._running_since = None
         took = time.monotonic() - started
         each = took / len(batch)
-        self.pace = 0.9 * self.pace + 0.1 * each if self.pace else each
+        average = self.seconds_per_image
+        self.seconds_per_image = 0.9 * average + 0.1 * each if average else each
         for one, poses in zip(batch, people, strict=True):
-            one.future.set_result(Found(poses, started - one.since, took))
+            one.future.set_result(InferenceResult(poses, started - one.since, took))
 
     @staticmethod
-    def _settle(one: _Waiting, error: Exception) -> None:
+    def _fail(one: _QueuedImage, error: Exception) -> None:
         if not one.future.done():
             one.future.set_exception(error)
 
 
 def _checked(people: list[Poses], count: int) -> list[Poses]:
     if len(people) != count:
-        raise RuntimeError(f"{count} pictures gave {len(people)} results")
+        raise RuntimeError(f"expected {count} results, found {len(people)}")
     if not all(np.isfinite(p.keypoints).all() and np.isfinite(p.scores).all() for p in people):
         raise RuntimeError("keypoints or scores are not finite")
     return people

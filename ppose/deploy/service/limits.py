@@ -1,29 +1,29 @@
-"""What the service takes at most."""
+"""Limits of the service for memory, time and queue length."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from math import inf
 
-from ppose.errors import PposeError
+from ppose.utils.errors import PposeError
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds of memory and time; all above 0, but `max_wait_ms` may be 0.
+    """Limits for memory and time; positive, except `max_wait_ms`, which may be 0.
 
-    At worst pictures take about max_queue × max_bytes + 3 × max_batch × max_pixels × 3 bytes of
-    memory: files are held by everybody in the queue, pixels by the batch that runs, the one that
-    waits, and one whose requests were given up.
+    Images need at most about max_queue × max_bytes + 3 × max_batch × max_pixels × 3 bytes of
+    memory: one file per queued request, and the pixels of three batches: one that is running, one
+    that is waiting, and one whose requests were cancelled.
 
     Attributes:
-        max_bytes: of a picture's file.
-        max_pixels: of a picture, by its header.
-        max_queue: requests at once, from the first byte of the picture to the answer.
-        max_batch: pictures for each run of the network.
-        max_wait_ms: milliseconds that a picture waits for others that are on their way.
-        timeout: seconds from the head of a request to its answer.
-        upload_timeout: seconds in which the picture has to arrive.
+        max_bytes: size of an image file.
+        max_pixels: pixels of an image.
+        max_queue: concurrent requests, from the first byte of the image to the response.
+        max_batch: images per run of the network.
+        max_wait_ms: milliseconds that an image waits for others that are being uploaded.
+        timeout: seconds from the head of a request to its response.
+        upload_timeout: seconds for the upload of an image.
     """
 
     max_bytes: int = 20_000_000
@@ -38,9 +38,9 @@ class Limits:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type == "int":
-                fits, wanted = 1 <= value < inf and value == int(value), "a whole number from 1"
+                fits, wanted = 1 <= value < inf and value == int(value), "an integer of at least 1"
             elif field.name == "max_wait_ms":
-                fits, wanted = 0 <= value < inf, "a number from 0"
+                fits, wanted = 0 <= value < inf, "a number of at least 0"
             else:
                 fits, wanted = 0 < value < inf, "a number above 0"
             if not fits:
@@ -48,4 +48,4 @@ class Limits:
 
 
 class LimitError(PposeError, ValueError):
-    """A limit that is no limit."""
+    """An invalid limit."""

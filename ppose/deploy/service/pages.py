@@ -1,4 +1,4 @@
-"""The page at `/`, whose files are read once."""
+"""Routes for the demo page at `/` and its files."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _FILES = {
 
 
 def add_page(app: FastAPI) -> None:
-    """Adds a route for each file of the page."""
-    for path, (name, kind) in _FILES.items():
+    """Adds a route for each file of the page; files are read once."""
+    for path, (name, media_type) in _FILES.items():
         content = (_FOLDER / name).read_bytes()
-        app.get(path, include_in_schema=False)(_sender(content, kind))
+        app.get(path, include_in_schema=False)(_file_endpoint(content, media_type))
 
 
-def _sender(content: bytes, kind: str) -> Callable[[], Response]:
-    def send() -> Response:
-        return Response(content, media_type=kind)
+def _file_endpoint(content: bytes, media_type: str) -> Callable[[], Response]:
+    def endpoint() -> Response:
+        return Response(content, media_type=media_type)
 
-    return send
+    return endpoint

@@ -1,4 +1,4 @@
-"""Uvicorn around the application: addresses, slow and many clients, and the end on SIGTERM."""
+"""Runs the application with uvicorn: sockets, connection limits, and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import cv2
 import h11
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from ppose.deploy.service.refusals import RefusedError
-from ppose.log import log
+from ppose.deploy.service.errors import RequestError
+from ppose.utils.log import log
 
 HEAD_SECONDS = 10.0
 MAX_CONNECTIONS = 512
@@ -24,9 +25,9 @@ _BACKLOG = 256
 
 
 class _Protocol(H11Protocol):
-    """HTTP/1.1 with a time limit for the head of a request, and a limit of connections.
+    """HTTP/1.1 with a time limit for request heads and a limit of connections.
 
-    Uvicorn bounds neither: a client that sends its head byte by byte, or nothing, would stay.
+    Uvicorn has neither: clients that send their head slowly, or nothing, would stay connected.
     """
 
     _head_deadline: asyncio.TimerHandle | None = None
@@ -57,8 +58,8 @@ class _Protocol(H11Protocol):
             self._head_deadline = None
 
 
-async def _too_many_connections(scope, receive, send) -> None:
-    refusal = RefusedError(
+async def _too_many_connections(scope: Scope, receive: Receive, send: Send) -> None:
+    refusal = RequestError(
         503,
         "too_many_connections",
         f"more than {MAX_CONNECTIONS} connections are open; try again later",
@@ -69,15 +70,15 @@ async def _too_many_connections(scope, receive, send) -> None:
 
 
 class Server(uvicorn.Server):
-    """Uvicorn's server, which tells the application as soon as it is told to stop."""
+    """Uvicorn server that drains the application as soon as it receives a signal."""
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.config.app.state.service.drain()  # type: ignore[union-attr]
         super().handle_exit(sig, frame)
 
 
-def config_of(app: FastAPI) -> uvicorn.Config:
-    """Uvicorn's settings for an application of `make_app`."""
+def uvicorn_config(app: FastAPI) -> uvicorn.Config:
+    """Uvicorn configuration for an application of `make_app`."""
     return uvicorn.Config(
         app,
         http=_Protocol,
@@ -88,18 +89,19 @@ def config_of(app: FastAPI) -> uvicorn.Config:
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=10,
-        # Requests end by themselves before; this is for what cannot be.
+        # Requests end earlier by their own time limit; this is a fallback.
         timeout_graceful_shutdown=int(app.state.service.limits.timeout) + 2,
     )
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that clients can already connect to; port 0 takes a free one.
+    """Creates a listening socket; port 0 selects a free port.
 
-    Raises OSError with the address in its message.
+    Raises:
+        OSError: with the address in its message.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio turns Nagle's delay off only where the protocol is named.
+    # asyncio disables Nagle's algorithm only for sockets with an explicit protocol.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -113,20 +115,21 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
-    """Serves an application of `make_app` until SIGTERM or Ctrl-C, then ends it gracefully.
+    """Serves an application of `make_app` until SIGTERM or Ctrl-C.
 
-    New connections are refused from then on, requests under way are finished, which takes no
-    longer than the time limit of requests; then it returns. A second Ctrl-C ends it at once.
+    Shutdown is graceful: new connections are refused and active requests are completed, which takes
+    at most their time limit. A second Ctrl-C stops the server immediately.
 
-    Raises OSError where it cannot listen.
+    Raises:
+        OSError: the address cannot be used.
     """
-    server = Server(config_of(app))
-    _silence_readers()
+    server = Server(uvicorn_config(app))
+    _silence_decoders()
     with listen(host, port) as bound:
         name = f"[{host}]" if ":" in host else host
-        log.info("http://%s:%d  Ctrl-C or SIGTERM stops it", name, bound.getsockname()[1])
-        # Uvicorn raises the signal again when it is done; being told to stop is no error.
-        before = {s: signal.signal(s, _nothing) for s in (signal.SIGINT, signal.SIGTERM)}
+        log.info("http://%s:%d  stop with Ctrl-C or SIGTERM", name, bound.getsockname()[1])
+        # Uvicorn re-raises the signal after shutdown, which is not an error here.
+        before = {s: signal.signal(s, _ignore_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             server.run(sockets=[bound])
         finally:
@@ -135,13 +138,13 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8000) -> None:
     log.info("stopped")
 
 
-def _silence_readers() -> None:
-    """Whoever sends damaged pictures and forms would fill the log; the answers say it all."""
+def _silence_decoders() -> None:
+    """Keeps damaged images and forms out of the log; the responses describe the errors."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     logging.getLogger("PIL").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="PIL")
 
 
-def _nothing(number: int, frame: FrameType | None) -> None:
+def _ignore_signal(number: int, frame: FrameType | None) -> None:
     pass

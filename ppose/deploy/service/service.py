@@ -1,4 +1,4 @@
-"""What happens to a request for poses: a place, the upload, decoding, a turn of the network."""
+"""`Service`: handles a pose request, from the upload to the network and the response."""
 
 from __future__ import annotations
 
@@ -14,40 +14,46 @@ import anyio
 import numpy as np
 from starlette.requests import Request
 
-from ppose.cpu import usable_cores
-from ppose.deploy.service.answers import Choice
-from ppose.deploy.service.batching import Batcher, Find, Found, NetworkError, WorkerEndedError
+from ppose.deploy.service.batching import (
+    Batcher,
+    EstimateFn,
+    InferenceResult,
+    NetworkError,
+    WorkerStoppedError,
+)
+from ppose.deploy.service.errors import CLIENT_CLOSED_REQUEST, RequestError
+from ppose.deploy.service.image_bytes import check_header, decode
 from ppose.deploy.service.limits import Limits
-from ppose.deploy.service.metrics import Metrics
-from ppose.deploy.service.pictures import check_header, decode
-from ppose.deploy.service.refusals import GONE, RefusedError
+from ppose.deploy.service.prometheus import ServiceMetrics
+from ppose.deploy.service.schemas import PoseQuery
 from ppose.deploy.service.uploads import read_upload
-from ppose.skeleton import Skeleton
 from ppose.structures import Poses
+from ppose.structures.skeleton import Skeleton
+from ppose.utils.cpu import usable_cores
 
 Status = Literal["ready", "draining", "stuck", "failed"]
 
 
 class Service:
-    """What the routes share; for the thread of the event loop.
+    """State shared by the routes; to be used in the event loop's thread.
 
     Args:
-        find, skeleton, limits: as of `make_app`.
+        estimate, skeleton, limits: see `make_app`.
 
     Attributes:
-        queue: requests under way.
-        metrics: what it counted.
+        queue: number of active requests.
+        metrics: Prometheus metrics.
     """
 
-    def __init__(self, find: Find, skeleton: Skeleton, limits: Limits):
+    def __init__(self, estimate: EstimateFn, skeleton: Skeleton, limits: Limits):
         self.skeleton = skeleton
         self.limits = limits
         self.queue = 0
-        self.metrics = Metrics(lambda: self.queue, limits.max_batch)
+        self.metrics = ServiceMetrics(lambda: self.queue, limits.max_batch)
         self._submitted = 0
         self._draining = False
         self._batcher = Batcher(
-            find,
+            estimate,
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1e3,
             coming=lambda: self.queue - self._submitted,
@@ -55,44 +61,44 @@ class Service:
             on_failure=self.metrics.failures.inc,
         )
         self._pool = ThreadPoolExecutor(min(4, usable_cores()), "decode")
-        # A batch in the network, and one whose pictures are ready for it.
+        # One batch in the network, and one of decoded images that waits for it.
         self._decoded = anyio.Semaphore(2 * limits.max_batch)
 
     async def start(self) -> None:
-        """Starts the network's thread; raises NetworkError if it fails on a grey picture."""
+        """Starts the worker thread; raises NetworkError if the network fails on a grey image."""
         self._batcher.start()
         await asyncio.wrap_future(self._batcher.submit(np.full((256, 192, 3), 128, np.uint8)))
 
     def drain(self) -> None:
-        """From now on requests are refused; those under way are finished."""
+        """Rejects new requests; active requests are completed."""
         self._draining = True
 
     async def stop(self) -> None:
-        """Ends the threads; a batch that hangs is left behind."""
+        """Stops the threads; does not wait for a batch that hangs."""
         self.drain()
         await asyncio.to_thread(self._batcher.stop, 5.0)
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     @property
     def status(self) -> Status:
-        """As `Health` explains."""
+        """See `Health`."""
         if self._draining:
             return "draining"
         if not self._batcher.alive:
             return "failed"
         return "stuck" if self._batcher.running > 2 * self.limits.timeout else "ready"
 
-    async def answer(self, request: Request, choice: Choice) -> dict[str, Any]:
-        """`Answer` as a dictionary; RefusedError where there is none."""
-        clock = _Clock()
-        with self._place():
+    async def estimate_poses(self, request: Request, query: PoseQuery) -> dict[str, Any]:
+        """Returns a `PoseResponse` as a dictionary, or raises RequestError."""
+        clock = _Stopwatch()
+        with self._queue_place():
             data = await read_upload(request, self.limits)
             clock.lap("upload")
-            size_wh, found = await self._in_time(request, self._found(data, clock), clock)
-        clock.laps |= {"wait": found.waited, "network": found.took}
-        poses = _chosen(found.poses, choice)
+            size_wh, result = await self._with_timeout(request, self._infer(data, clock), clock)
+        clock.laps |= {"wait": result.waited, "network": result.took}
+        poses = _filter(result.poses, query)
         seconds = {**clock.laps, "total": clock.total()}
-        self.metrics.answered(seconds, len(poses))
+        self.metrics.record(seconds, len(poses))
         return {
             **poses.to_dict(),
             "skeleton": self.skeleton.name,
@@ -101,15 +107,15 @@ class Service:
         }
 
     @contextmanager
-    def _place(self) -> Iterator[None]:
-        """A place in the queue, for as long as the context lasts."""
+    def _queue_place(self) -> Iterator[None]:
+        """Occupies a place in the queue within the context."""
         if self._draining:
-            raise RefusedError(503, "draining", "the service is being stopped", retry_after=5)
+            raise RequestError(503, "draining", "the service is shutting down", retry_after=5)
         if not self._batcher.alive:
-            raise _broken()
+            raise _worker_failed()
         if self.queue >= self.limits.max_queue:
-            seconds = max(1, math.ceil(self.queue * self._batcher.pace))
-            raise RefusedError(
+            seconds = max(1, math.ceil(self.queue * self._batcher.seconds_per_image))
+            raise RequestError(
                 429,
                 "queue_full",
                 f"all {self.limits.max_queue} places are taken; try again in {seconds} s",
@@ -121,14 +127,14 @@ class Service:
         finally:
             self.queue -= 1
 
-    async def _in_time(self, request: Request, finding: Any, clock: _Clock) -> Any:
-        """What `finding` gives, unless the time is over or the client leaves before."""
-        work = asyncio.ensure_future(finding)
-        gone = asyncio.ensure_future(_departure(request))
+    async def _with_timeout(self, request: Request, inference: Any, clock: _Stopwatch) -> Any:
+        """Awaits `inference`; RequestError on timeout or if the client disconnects."""
+        work = asyncio.ensure_future(inference)
+        gone = asyncio.ensure_future(_wait_for_disconnect(request))
         try:
-            left = self.limits.timeout - clock.total()
+            remaining = self.limits.timeout - clock.total()
             done, _ = await asyncio.wait(
-                {work, gone}, timeout=left, return_when=asyncio.FIRST_COMPLETED
+                {work, gone}, timeout=remaining, return_when=asyncio.FIRST_COMPLETED
             )
             if work in done:
                 return work.result()
@@ -137,36 +143,36 @@ class Service:
             gone.cancel()
             await asyncio.gather(work, gone, return_exceptions=True)
         if gone in done:
-            raise RefusedError(GONE, "gone", "the client left while it waited")
-        raise RefusedError(
+            raise RequestError(CLIENT_CLOSED_REQUEST, "gone", "the client disconnected")
+        raise RequestError(
             503,
             "timeout",
-            f"no answer within {self.limits.timeout:g} s; the service is too busy",
-            retry_after=max(1, math.ceil(self.queue * self._batcher.pace)),
+            f"no result within {self.limits.timeout:g} s; the service is overloaded",
+            retry_after=max(1, math.ceil(self.queue * self._batcher.seconds_per_image)),
         )
 
-    async def _found(self, data: bytes, clock: _Clock) -> tuple[list[int], Found]:
-        """Width and height of the picture, and the people in it."""
+    async def _infer(self, data: bytes, clock: _Stopwatch) -> tuple[list[int], InferenceResult]:
+        """Width and height of the image, and the people in it."""
         loop = asyncio.get_running_loop()
-        # Before the picture waits for its turn, so that useless ones are refused at once.
+        # Checked before queueing, so that invalid images are rejected immediately.
         await loop.run_in_executor(self._pool, check_header, data, self.limits.max_pixels)
         async with self._decoded:
             image = await loop.run_in_executor(self._pool, decode, data)
             clock.lap("decode")
             self._submitted += 1
             try:
-                found = await asyncio.wrap_future(self._batcher.submit(image))
-            except WorkerEndedError:
-                raise _broken() from None
+                result = await asyncio.wrap_future(self._batcher.submit(image))
+            except WorkerStoppedError:
+                raise _worker_failed() from None
             except NetworkError as error:
-                raise RefusedError(500, "network", f"{error}; the service's log says why") from None
+                raise RequestError(500, "network", f"{error}; see the service's log") from None
             finally:
                 self._submitted -= 1
-        return [image.shape[1], image.shape[0]], found
+        return [image.shape[1], image.shape[0]], result
 
 
-class _Clock:
-    """Seconds since it was made, and of each lap."""
+class _Stopwatch:
+    """Measures total time and laps in seconds."""
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
@@ -181,21 +187,19 @@ class _Clock:
         return time.monotonic() - self._start
 
 
-def _broken() -> RefusedError:
-    return RefusedError(
-        503, "failed", "the network's thread ended; the service has to be restarted"
-    )
+def _worker_failed() -> RequestError:
+    return RequestError(503, "failed", "the worker thread ended; restart the service")
 
 
-async def _departure(request: Request) -> None:
+async def _wait_for_disconnect(request: Request) -> None:
     """Returns when the client closes the connection."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def _chosen(poses: Poses, choice: Choice) -> Poses:
-    poses = poses[poses.scores >= choice.min_score]
-    if choice.max_people is None or len(poses) <= choice.max_people:
+def _filter(poses: Poses, query: PoseQuery) -> Poses:
+    poses = poses[poses.scores >= query.min_score]
+    if query.max_people is None or len(poses) <= query.max_people:
         return poses
-    best = np.argsort(-poses.scores, kind="stable")[: choice.max_people]
+    best = np.argsort(-poses.scores, kind="stable")[: query.max_people]
     return poses[np.sort(best)]

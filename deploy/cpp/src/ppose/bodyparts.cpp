@@ -10,7 +10,7 @@
 namespace ppose {
 namespace {
 
-/// Derived joints, and the joints of the skeleton whose mean each of them is.
+/// Derived joints and their sources, the joints of the skeleton of which each is the mean.
 using Derived = std::vector<std::pair<std::string, std::set<std::string>>>;
 
 Derived read_derived(const Node& node, const Skeleton& skeleton) {
@@ -23,12 +23,12 @@ Derived read_derived(const Node& node, const Skeleton& skeleton) {
     }
     const bool known =
         std::find(skeleton.joints.begin(), skeleton.joints.end(), name) != skeleton.joints.end();
-    if (known || joints.empty()) sources.expected("a new joint and its sources");
+    if (known || joints.empty()) sources.expected("a new joint with its sources");
   }
   return derived;
 }
 
-/// Names of the joints in the order of their channels.
+/// Joint names in the order of their channels.
 std::vector<std::string> read_joints(const Node& node, const Skeleton& skeleton,
                                      const Derived& derived) {
   std::vector<std::string> all = skeleton.joints;
@@ -37,17 +37,17 @@ std::vector<std::string> read_joints(const Node& node, const Skeleton& skeleton,
   std::vector<std::string> joints;
   for (const Node& joint : node.items()) joints.push_back(joint.text());
   if (!std::is_permutation(joints.begin(), joints.end(), all.begin(), all.end())) {
-    node.expected("each joint of the skeleton and each derived one once");
+    node.expected("each joint of the skeleton and each derived joint once");
   }
   return joints;
 }
 
-std::size_t place(const std::string& name, const std::vector<std::string>& names) {
+std::size_t position(const std::string& name, const std::vector<std::string>& names) {
   const auto found = std::find(names.begin(), names.end(), name);
   return static_cast<std::size_t>(found - names.begin());
 }
 
-/// Mirror of each joint of the parts; none if a derived joint has no mirror image.
+/// Index of the mirror joint of each joint; none if a derived joint has no mirror joint.
 std::optional<std::vector<std::size_t>> mirrored_joints(const Skeleton& skeleton,
                                                         const std::vector<std::string>& joints,
                                                         const Derived& derived) {
@@ -64,7 +64,7 @@ std::optional<std::vector<std::size_t>> mirrored_joints(const Skeleton& skeleton
     mirror[name] = found->first;
   }
   std::vector<std::size_t> indices;
-  for (const std::string& joint : joints) indices.push_back(place(mirror[joint], joints));
+  for (const std::string& joint : joints) indices.push_back(position(mirror[joint], joints));
   return indices;
 }
 
@@ -73,7 +73,7 @@ Ends sorted(Ends ends) {
   return ends;
 }
 
-/// Channels of the mirror image; none if a limb has no mirror image.
+/// Channel order after mirroring; none if a limb has no mirror limb.
 std::optional<std::vector<std::size_t>> mirrored_channels(const std::vector<Ends>& limbs,
                                                           const std::vector<std::size_t>& joints) {
   std::vector<std::size_t> channels;
@@ -99,13 +99,14 @@ BodyParts::BodyParts(const Node& node)
   const Derived derived = read_derived(parts.at("derived"), skeleton());
   const std::vector<std::string> joints = read_joints(parts.at("joints"), skeleton(), derived);
   joints_ = joints.size();
-  for (const std::string& joint : skeleton().joints) of_parts_.push_back(place(joint, joints));
+  for (const std::string& joint : skeleton().joints)
+    part_of_joint_.push_back(position(joint, joints));
   const Node limbs = parts.at("limbs");
   if (!limbs.is_null()) {
     limbs_ = read_limbs(limbs, joints);
   } else {
     for (const Ends& ends : skeleton().limbs) {
-      limbs_.push_back({of_parts_[ends[0]], of_parts_[ends[1]]});
+      limbs_.push_back({part_of_joint_[ends[0]], part_of_joint_[ends[1]]});
     }
   }
   if (limbs_.empty()) limbs.expected("at least one limb");
@@ -114,7 +115,7 @@ BodyParts::BodyParts(const Node& node)
   }
 }
 
-std::vector<Found> BodyParts::people(const Maps& maps) const {
+std::vector<DecodedPose> BodyParts::decode(const Maps& maps) const {
   if (maps.channels != channels() || maps.width < 2 || maps.height < 2) {
     throw Error("expected " + std::to_string(channels()) + " maps of at least 2x2 cells, found " +
                 std::to_string(maps.channels) + " of " + std::to_string(maps.width) + "x" +
@@ -124,12 +125,12 @@ std::vector<Found> BodyParts::people(const Maps& maps) const {
   check_finite(maps, limbs, limbs + static_cast<int>(joints_), "joint");
   check_finite(maps, 0, limbs, "limb");
   const Affine to_pixels = resizing(stride_);
-  std::vector<Found> people;
+  std::vector<DecodedPose> people;
   for (const Group& group : grouping_(maps, limbs_, joints_)) {
-    Found person;
+    DecodedPose person;
     float x = 0, y = 0;
     int found = 0;
-    for (const std::size_t part : of_parts_) {
+    for (const std::size_t part : part_of_joint_) {
       const Keypoint& joint = group[part];
       person.keypoints.push_back(joint);
       if (joint.score <= 0) continue;
@@ -149,8 +150,8 @@ std::vector<Found> BodyParts::people(const Maps& maps) const {
   return people;
 }
 
-Maps BodyParts::unflip(const Maps& maps) const {
-  if (!mirror_) throw Error("a flip test needs a mirror image of each limb and derived joint");
+Maps BodyParts::flip_back(const Maps& maps) const {
+  if (!mirror_) throw Error("a flip test needs a mirror part for each limb and derived joint");
   return mirrored(maps, *mirror_);
 }
 

@@ -9,8 +9,8 @@
 
 namespace ppose {
 
-/// Maps of limbs, joints, all people, and the maximum over the joints; bottom-up. Cell i lies at
-/// stride·i + (stride − 1)/2.
+/// Bottom-up codec: maps of limbs, joints, all people, and the maximum over the joints. The centre
+/// of cell i is at stride·i + (stride − 1)/2 in the input.
 class BodyParts final : public Codec {
  public:
   explicit BodyParts(const Node& node);
@@ -18,18 +18,18 @@ class BodyParts final : public Codec {
   bool uses_boxes() const override { return false; }
   int channels() const override { return static_cast<int>(limbs_.size() + joints_) + 2; }
   int stride() const override { return stride_; }
-  /// A joint that was not found has score 0 and lies at the mean of the others; the factor is the
-  /// share of the joints that were found.
-  std::vector<Found> people(const Maps& maps) const override;
-  Maps unflip(const Maps& maps) const override;
+  /// A joint that was not detected has score 0 and is placed at the mean of the others; the factor
+  /// is the share of detected joints.
+  std::vector<DecodedPose> decode(const Maps& maps) const override;
+  Maps flip_back(const Maps& maps) const override;
 
  private:
   int stride_;
   Grouping grouping_;
-  std::size_t joints_ = 0;  // derived ones included
+  std::size_t joints_ = 0;  // including derived ones
   std::vector<Ends> limbs_;
-  std::vector<std::size_t> of_parts_;  // for each joint of the skeleton its place among the parts
-  // Channels of the mirror image; none if a part has none.
+  std::vector<std::size_t> part_of_joint_;  // index among the parts of each joint of the skeleton
+  // Channels after mirroring; none if a part has no mirror part.
   std::optional<std::vector<std::size_t>> mirror_;
 };
 

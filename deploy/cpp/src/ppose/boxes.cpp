@@ -21,11 +21,11 @@ json parsed(const std::filesystem::path& path) {
   try {
     return json::parse(text);
   } catch (const json::exception& error) {
-    throw Error(path.string() + ": no JSON: " + error.what());
+    throw Error(path.string() + ": not valid JSON: " + error.what());
   }
 }
 
-/// Four finite numbers, or none.
+/// The box of an entry; none unless it has four finite numbers.
 std::optional<Box> box_of(const json& entry) {
   const auto found = entry.find("bbox");
   if (found == entry.end() || !found->is_array() || found->size() != 4) return std::nullopt;
@@ -72,14 +72,14 @@ BoxFile::BoxFile(const std::filesystem::path& path, double min_score)
       throw Error(place + ": needs a file_name or an image_id");
     }
     const std::optional<Box> box = box_of(entry);
-    if (!box) throw Error(place + ": bbox has to be [x, y, width, height]");
+    if (!box) throw Error(place + ": bbox must be [x, y, width, height]");
     read.box = *box;
     const json score = entry.value("score", json(1.0));
-    if (!score.is_number()) throw Error(place + ": score has to be a number");
+    if (!score.is_number()) throw Error(place + ": score must be a number");
     const double value = score.get<double>();
     if (entry.value("category_id", json(1)) != 1) continue;
     if (!(box->width > 0) || !(box->height > 0) || !(value >= 0) || !(value <= 1)) {
-      ++unusable_;
+      ++invalid_;
       continue;
     }
     read.box.score = static_cast<float>(value);
@@ -87,19 +87,19 @@ BoxFile::BoxFile(const std::filesystem::path& path, double min_score)
   }
 }
 
-std::vector<Box> BoxFile::of(const std::filesystem::path& picture) const {
+std::vector<Box> BoxFile::of(const std::filesystem::path& image) const {
   std::vector<Box> found;
   const auto add = [&](auto&& matches) {
     for (const Entry& entry : entries_) {
       if (matches(entry)) found.push_back(entry.box);
     }
   };
-  const std::string name = picture.filename().string(), path = picture.string();
+  const std::string name = image.filename().string(), path = image.string();
   add([&](const Entry& entry) { return !entry.image_id && entry.file_name == name; });
   if (path != name) {
     add([&](const Entry& entry) { return !entry.image_id && entry.file_name == path; });
   }
-  if (const auto id = number_of(picture.stem().string())) {
+  if (const auto id = number_of(image.stem().string())) {
     add([&](const Entry& entry) { return entry.image_id == id; });
   }
   return found;

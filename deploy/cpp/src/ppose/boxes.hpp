@@ -10,18 +10,18 @@
 
 namespace ppose {
 
-/// A JSON list of {"file_name" or "image_id", "bbox": [x, y, width, height], "score"}; COCO's
-/// results are one case. Entries of another category than 1 and boxes below `min_score` are left
-/// out, and so are those that cannot be used.
+/// Box file: a JSON list of {"file_name" or "image_id", "bbox": [x, y, width, height], "score"},
+/// such as COCO results. Entries of a category other than 1, boxes with a score below `min_score`
+/// and invalid boxes are omitted.
 class BoxFile {
  public:
-  /// `Error` if the file is missing, no JSON, or not of that form.
+  /// `Error` if the file is missing, not JSON, or has another structure.
   BoxFile(const std::filesystem::path& path, double min_score);
 
-  /// The boxes of a picture: by its name, its path, or the number that its name is.
-  std::vector<Box> of(const std::filesystem::path& picture) const;
-  /// Boxes of people that are left out because they have no extent or a score outside 0..1.
-  std::size_t unusable() const { return unusable_; }
+  /// The boxes of an image, by its file name, its path, or the image id in its file name.
+  std::vector<Box> of(const std::filesystem::path& image) const;
+  /// Number of boxes omitted because they are empty or have a score outside 0..1.
+  std::size_t invalid() const { return invalid_; }
   std::string name() const { return name_; }
 
  private:
@@ -33,7 +33,7 @@ class BoxFile {
 
   std::string name_;
   std::vector<Entry> entries_;
-  std::size_t unusable_ = 0;
+  std::size_t invalid_ = 0;
 };
 
 }  // namespace ppose

@@ -12,7 +12,7 @@ constexpr const char* kForm = "ppose bundle 1";
 
 Node described(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) {
-    throw Error(folder.string() + ": no such folder; export a network there first");
+    throw Error(folder.string() + ": no such folder; export a network to it first");
   }
   Node node = Node::of_file(folder / "pose.yml");
   if (node.at("form").text() != kForm) {
@@ -23,10 +23,10 @@ Node described(const std::filesystem::path& folder) {
 
 bool same(Size a, Size b) { return a.width == b.width && a.height == b.height; }
 
-/// A file of the bundle's own folder.
+/// The name of a file in the bundle's folder.
 std::string file_name(const Node& node) {
   const std::filesystem::path name = node.text();
-  if (name.empty() || name != name.filename()) node.expected("the name of a file of the bundle");
+  if (name.empty() || name != name.filename()) node.expected("the name of a file in the bundle");
   return name.string();
 }
 
@@ -38,13 +38,13 @@ Bundle::Bundle(const std::filesystem::path& folder_) : folder(folder_) {
   const Node network = node.at("network");
   if (network.at("gives").text() != "maps") {
     throw Error(folder.string() + ": its network gives " + network.at("gives").text() +
-                "; the C++ library reads maps: export it without peaks");
+                "; the C++ library needs maps: export it without peaks");
   }
   size_multiple = network.at("size_multiple").integer(1, 4096);
   codec = Codec::of(node.at("codec"));
   crop = Crop::of(node.at("crop"));
   if (codec->uses_boxes() != crop->uses_boxes()) {
-    node.at("crop").at("type").expected("the crop that goes with the codec");
+    node.at("crop").at("type").expected("a crop that matches the codec");
   }
   const std::vector<Node> input = network.at("input").items();
   if (input.size() != 4) network.at("input").expected("[N, height, width, 3]");
@@ -76,7 +76,7 @@ std::filesystem::path Bundle::model() const {
   }
   if (sha256(model_) != sha256_) {
     throw Error(model_.string() +
-                ": damaged or of another export than pose.yml; export the network again");
+                ": damaged, or from another export than pose.yml; export the network again");
   }
   return model_;
 }

@@ -10,19 +10,19 @@
 
 namespace ppose {
 
-/// What `pose.yml` of a bundle says: a folder that ppose's export wrote.
+/// An exported network: a folder with `pose.yml` and model files, written by tools/export.py.
 struct Bundle {
-  /// Reads the folder's `pose.yml`; `Error` if it is missing, damaged, of another form, or asks for
-  /// something that this library does not do.
+  /// Reads the folder's `pose.yml`; `Error` if it is missing, damaged, of another version, or not
+  /// supported by this library.
   explicit Bundle(const std::filesystem::path& folder);
 
-  /// The ONNX file, after a look at its hash; `Error` if it is missing or damaged.
+  /// The ONNX file, whose hash is checked; `Error` if it is missing or damaged.
   std::filesystem::path model() const;
 
   std::filesystem::path folder;
   std::string name;
-  int size_multiple = 1;  ///< of the sides of an input
-  int batch = 0;          ///< inputs in a batch, if the model takes no other number; else 0
+  int size_multiple = 1;  ///< width and height of an input are multiples of it
+  int batch = 0;          ///< batch size of the model; 0 if dynamic
   bool flip_test = false;
   std::unique_ptr<Codec> codec;
   std::unique_ptr<Crop> crop;

@@ -8,7 +8,7 @@
 
 namespace ppose {
 
-/// Reads the people in the maps of one input.
+/// Decodes the people in the maps of one input.
 class Codec {
  public:
   explicit Codec(const Node& skeleton) : skeleton_(skeleton) {}
@@ -16,18 +16,18 @@ class Codec {
   Codec& operator=(const Codec&) = delete;
   virtual ~Codec() = default;
 
-  /// Reads a node of the type Heatmap or BodyParts.
+  /// Creates a codec from a node of type Heatmap or BodyParts.
   static std::unique_ptr<Codec> of(const Node& node);
 
   const Skeleton& skeleton() const { return skeleton_; }
   virtual bool uses_boxes() const = 0;
   virtual int channels() const = 0;
   virtual int stride() const = 0;
-  /// The people that the maps show, in pixels of the input. `Error` on maps of another number or
-  /// size, and on maps with NaN or infinity.
-  virtual std::vector<Found> people(const Maps& maps) const = 0;
-  /// Maps of a mirrored input, as maps of the input itself.
-  virtual Maps unflip(const Maps& maps) const = 0;
+  /// Decodes people, in pixels of the input. `Error` for maps of another number or size, or with
+  /// NaN or infinity.
+  virtual std::vector<DecodedPose> decode(const Maps& maps) const = 0;
+  /// Mirrors maps of a flipped input back to those of the input.
+  virtual Maps flip_back(const Maps& maps) const = 0;
 
  private:
   Skeleton skeleton_;

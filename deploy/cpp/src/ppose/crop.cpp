@@ -15,7 +15,7 @@ class BoxCrop final : public Crop {
  public:
   explicit BoxCrop(const Node& node)
       : udp_(node.at("udp").boolean()),
-        // Steps between pixel centres need two pixels.
+        // Distances between pixel centres require two pixels.
         size_(node.at("size_wh").size(udp_ ? 2 : 1)),
         padding_(node.at("padding").number(kLeast, 1e6)) {}
 
@@ -23,7 +23,7 @@ class BoxCrop final : public Crop {
 
   std::vector<Region> regions(Size, const std::vector<Box>& boxes, int multiple) const override {
     if (size_.width % multiple || size_.height % multiple) {
-      throw Error("the crop's sides are no multiples of the network's " + std::to_string(multiple));
+      throw Error("the crop's size is not a multiple of the network's " + std::to_string(multiple));
     }
     std::vector<Region> found;
     for (const Box& box : boxes) {
@@ -38,9 +38,9 @@ class BoxCrop final : public Crop {
   double padding_;
 };
 
-class PictureCrop final : public Crop {
+class ImageCrop final : public Crop {
  public:
-  explicit PictureCrop(const Node& node)
+  explicit ImageCrop(const Node& node)
       : size_(node.at("size").integer(1, 16384)),
         side_(node.at("side").one_of({"short", "height", "long"})),
         max_side_(node.at("max_side").integer(size_, 16384)),
@@ -54,23 +54,23 @@ class PictureCrop final : public Crop {
 
   bool uses_boxes() const override { return false; }
 
-  std::vector<Region> regions(Size picture, const std::vector<Box>&, int multiple) const override {
+  std::vector<Region> regions(Size image, const std::vector<Box>&, int multiple) const override {
     Region views;
-    for (const double scale : scales_) views.push_back(view(picture, scale, multiple));
+    for (const double scale : scales_) views.push_back(view(image, scale, multiple));
     return {views};
   }
 
  private:
-  View view(Size picture, double scale, int multiple) const {
-    const auto [least, most] = std::minmax(picture.width, picture.height);
-    const int measured = side_ == "short" ? least : side_ == "height" ? picture.height : most;
+  View view(Size image, double scale, int multiple) const {
+    const auto [least, most] = std::minmax(image.width, image.height);
+    const int measured = side_ == "short" ? least : side_ == "height" ? image.height : most;
     const double factor = std::min(scale * size_ / measured, static_cast<double>(max_side_) / most);
-    // Halves go to the even side, as in Python.
+    // Halves are rounded to even, as in Python.
     const auto scaled = [&](int side) {
       return std::max(static_cast<int>(std::nearbyint(side * factor)), 1);
     };
     const auto padded = [&](int side) { return (side + multiple - 1) / multiple * multiple; };
-    const Size content{scaled(picture.width), scaled(picture.height)};
+    const Size content{scaled(image.width), scaled(image.height)};
     return {resizing(factor), {padded(content.width), padded(content.height)}, content, border_};
   }
 
@@ -84,10 +84,10 @@ class PictureCrop final : public Crop {
 }  // namespace
 
 std::unique_ptr<Crop> Crop::of(const Node& node) {
-  if (node.at("type").one_of({"BoxCrop", "PictureCrop"}) == "BoxCrop") {
+  if (node.at("type").one_of({"BoxCrop", "ImageCrop", "PictureCrop"}) == "BoxCrop") {
     return std::make_unique<BoxCrop>(node);
   }
-  return std::make_unique<PictureCrop>(node);
+  return std::make_unique<ImageCrop>(node);
 }
 
 }  // namespace ppose

@@ -8,20 +8,20 @@
 
 namespace ppose {
 
-/// One input of the network.
+/// One network input.
 struct View {
-  Affine matrix;  ///< from the picture to the input
+  Affine matrix;  ///< from the image to the input
   Size size;
-  Size content;  ///< the part, from the corner, in which people are looked for; the rest is padding
+  Size content;  ///< top left part that shows the image; the rest is padding
   int border = 0;
 
-  cv::Mat operator()(const cv::Mat& picture) const { return warp(picture, matrix, size, border); }
+  cv::Mat operator()(const cv::Mat& image) const { return warp(image, matrix, size, border); }
 };
 
-/// The views of one region of a picture; their maps are averaged on the grid of the first.
+/// The views of one region of an image; their maps are averaged on the grid of the first.
 using Region = std::vector<View>;
 
-/// The inputs that a picture becomes.
+/// Creates network inputs from an image.
 class Crop {
  public:
   Crop() = default;
@@ -29,13 +29,13 @@ class Crop {
   Crop& operator=(const Crop&) = delete;
   virtual ~Crop() = default;
 
-  /// Reads a node of the type BoxCrop or PictureCrop.
+  /// Creates a crop from a node of type BoxCrop or ImageCrop (PictureCrop in older bundles).
   static std::unique_ptr<Crop> of(const Node& node);
 
-  /// Whether people are looked for in boxes (top-down) or everywhere (bottom-up).
+  /// Whether inputs are crops of boxes (top-down) or whole images (bottom-up).
   virtual bool uses_boxes() const = 0;
-  /// One region for each box, or the whole picture; sides are multiples of `multiple`.
-  virtual std::vector<Region> regions(Size picture, const std::vector<Box>& boxes,
+  /// One region per box, or the whole image; input sizes are multiples of `multiple`.
+  virtual std::vector<Region> regions(Size image, const std::vector<Box>& boxes,
                                       int multiple) const = 0;
 };
 

@@ -4,7 +4,7 @@
 
 namespace ppose {
 
-/// What was given cannot be used; the message says what is wrong and where.
+/// Invalid input; the message says what is wrong and where.
 class Error : public std::runtime_error {
  public:
   using std::runtime_error::runtime_error;

@@ -9,7 +9,7 @@
 namespace ppose {
 namespace {
 
-constexpr std::size_t kBatch = 32;  // where the model leaves it open
+constexpr std::size_t kBatch = 32;  // for models with a dynamic batch size
 
 void check(const std::vector<Box>& boxes) {
   for (const Box& box : boxes) {
@@ -17,17 +17,17 @@ void check(const std::vector<Box>& boxes) {
                         std::isfinite(box.height);
     if (!finite || !(box.width > 0) || !(box.height > 0) || !(box.score >= 0 && box.score <= 1)) {
       throw Error(
-          "a box is not x, y, width, height with a width and height above 0 and a score "
+          "a box needs finite x, y, width, height, with a width and height above 0 and a score "
           "in 0..1");
     }
   }
 }
 
-Box whole(const cv::Mat& picture) {
-  return {0, 0, static_cast<float>(picture.cols), static_cast<float>(picture.rows), 1};
+Box whole(const cv::Mat& image) {
+  return {0, 0, static_cast<float>(image.cols), static_cast<float>(image.rows), 1};
 }
 
-/// Around the joints that were found.
+/// The box around the detected joints.
 Box extent(const std::vector<Keypoint>& keypoints) {
   constexpr float kFar = std::numeric_limits<float>::infinity();
   float left = kFar, top = kFar, right = -kFar, bottom = -kFar;
@@ -48,7 +48,7 @@ void average(Maps& maps, const Maps& other) {
   }
 }
 
-/// Nothing is looked for on the padding.
+/// Sets the padding to 0, so that nothing is detected there.
 void clear_padding(Maps& maps, Size cells) {
   for (int channel = 0; channel < maps.channels; ++channel) {
     float* row = maps.plane(channel);
@@ -64,31 +64,31 @@ void clear_padding(Maps& maps, Size cells) {
 Estimator::Estimator(Bundle bundle, int threads)
     : bundle_(std::move(bundle)), network_(load_network(bundle_.model(), threads)) {}
 
-Poses Estimator::operator()(const cv::Mat& picture, const std::optional<GivenBoxes>& given) {
-  CV_Assert(picture.type() == CV_8UC3 && !picture.empty());
+Poses Estimator::operator()(const cv::Mat& image, const std::optional<GivenBoxes>& given) {
+  CV_Assert(image.type() == CV_8UC3 && !image.empty());
   const bool uses_boxes = bundle_.crop->uses_boxes();
   if (given && !uses_boxes) {
-    throw Error(bundle_.name + " finds people in the whole picture; run it without boxes");
+    throw Error(bundle_.name + " is a bottom-up network; run it without boxes");
   }
   Poses poses;
   poses.box_source = !uses_boxes ? "no boxes: bottom-up" : given ? given->source : "whole picture";
-  const std::vector<Box> boxes = given ? given->boxes : std::vector<Box>{whole(picture)};
+  const std::vector<Box> boxes = given ? given->boxes : std::vector<Box>{whole(image)};
   check(boxes);
   const std::vector<Region> regions =
-      bundle_.crop->regions({picture.cols, picture.rows}, boxes, bundle_.size_multiple);
+      bundle_.crop->regions({image.cols, image.rows}, boxes, bundle_.size_multiple);
   const std::size_t size = bundle_.batch > 0 ? static_cast<std::size_t>(bundle_.batch) : kBatch;
   std::vector<double> areas;
   for (std::size_t start = 0; start < regions.size(); start += size) {
     const std::size_t end = std::min(start + size, regions.size());
     const std::vector<Region> batch(regions.begin() + static_cast<std::ptrdiff_t>(start),
                                     regions.begin() + static_cast<std::ptrdiff_t>(end));
-    std::vector<Maps> maps = averaged(picture, batch);
+    std::vector<Maps> maps = average_views(image, batch);
     for (std::size_t i = 0; i < batch.size(); ++i) {
       const View& view = batch[i].front();
       const double pixels = static_cast<double>(view.size.width) * view.size.height;
-      for (Found& found : found_in(maps[i], view)) {
-        const Box box = uses_boxes ? boxes[start + i] : extent(found.keypoints);
-        poses.people.push_back({box, found.factor * box.score, std::move(found.keypoints)});
+      for (DecodedPose& pose : decode(maps[i], view)) {
+        const Box box = uses_boxes ? boxes[start + i] : extent(pose.keypoints);
+        poses.people.push_back({box, pose.factor * box.score, std::move(pose.keypoints)});
         areas.push_back(uses_boxes ? pixels / std::abs(view.matrix.determinant())
                                    : static_cast<double>(box.width * box.height));
       }
@@ -98,7 +98,7 @@ Poses Estimator::operator()(const cv::Mat& picture, const std::optional<GivenBox
   return poses;
 }
 
-/// A batch of a size that is fixed is filled with its last input.
+/// Runs the network; fills a fixed batch by repeating the last input.
 std::vector<Maps> Estimator::run(std::vector<cv::Mat> inputs) {
   const std::size_t count = inputs.size();
   if (bundle_.batch > 0) inputs.resize(static_cast<std::size_t>(bundle_.batch), inputs.back());
@@ -107,25 +107,27 @@ std::vector<Maps> Estimator::run(std::vector<cv::Mat> inputs) {
   return maps;
 }
 
-/// Flip test included.
-std::vector<Maps> Estimator::maps_of(const std::vector<cv::Mat>& inputs) {
+/// Maps, averaged with those of the flipped inputs if the flip test is on.
+std::vector<Maps> Estimator::maps_with_flip_test(const std::vector<cv::Mat>& inputs) {
   std::vector<Maps> maps = run(inputs);
   if (!bundle_.flip_test) return maps;
   std::vector<cv::Mat> flipped(inputs.size());
   for (std::size_t i = 0; i < inputs.size(); ++i) cv::flip(inputs[i], flipped[i], 1);
   const std::vector<Maps> others = run(std::move(flipped));
-  for (std::size_t i = 0; i < maps.size(); ++i) average(maps[i], bundle_.codec->unflip(others[i]));
+  for (std::size_t i = 0; i < maps.size(); ++i)
+    average(maps[i], bundle_.codec->flip_back(others[i]));
   return maps;
 }
 
-/// Maps of regions of one shape, the mean over their views.
-std::vector<Maps> Estimator::averaged(const cv::Mat& picture, const std::vector<Region>& regions) {
+/// Maps of regions of equal shape, averaged over their views.
+std::vector<Maps> Estimator::average_views(const cv::Mat& image,
+                                           const std::vector<Region>& regions) {
   std::vector<Maps> total;
   const std::size_t views = regions.front().size();
   for (std::size_t v = 0; v < views; ++v) {
     std::vector<cv::Mat> inputs;
-    for (const Region& region : regions) inputs.push_back(region[v](picture));
-    std::vector<Maps> maps = maps_of(inputs);
+    for (const Region& region : regions) inputs.push_back(region[v](image));
+    std::vector<Maps> maps = maps_with_flip_test(inputs);
     if (v == 0) {
       total = std::move(maps);
       continue;
@@ -144,23 +146,24 @@ std::vector<Maps> Estimator::averaged(const cv::Mat& picture, const std::vector<
   return total;
 }
 
-/// In pixels of the picture.
-std::vector<Found> Estimator::found_in(Maps& maps, const View& view) const {
+/// Decoded poses in pixels of the image.
+std::vector<DecodedPose> Estimator::decode(Maps& maps, const View& view) const {
   const int stride = bundle_.codec->stride();
   if (maps.channels != bundle_.codec->channels() || maps.width * stride != view.size.width ||
       maps.height * stride != view.size.height) {
-    throw Error(bundle_.folder.string() + ": the network gives " + std::to_string(maps.channels) +
-                " maps of " + std::to_string(maps.width) + "x" + std::to_string(maps.height) +
-                " cells, other than pose.yml says; export it again");
+    throw Error(bundle_.folder.string() + ": the network returned " +
+                std::to_string(maps.channels) + " maps of " + std::to_string(maps.width) + "x" +
+                std::to_string(maps.height) +
+                " cells, which does not match pose.yml; export it again");
   }
   const auto cells = [&](int side) { return (side + stride - 1) / stride; };
   clear_padding(maps, {cells(view.content.width), cells(view.content.height)});
-  std::vector<Found> found = bundle_.codec->people(maps);
-  const Affine to_picture = view.matrix.inverse();
-  for (Found& person : found) {
-    for (Keypoint& joint : person.keypoints) joint = to_picture(joint);
+  std::vector<DecodedPose> poses = bundle_.codec->decode(maps);
+  const Affine to_image = view.matrix.inverse();
+  for (DecodedPose& pose : poses) {
+    for (Keypoint& joint : pose.keypoints) joint = to_image(joint);
   }
-  return found;
+  return poses;
 }
 
 }  // namespace ppose

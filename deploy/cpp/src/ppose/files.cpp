@@ -42,13 +42,13 @@ std::string sha256(const std::filesystem::path& path) {
                                                                         &EVP_MD_CTX_free);
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int length = 0;
-  bool fine = context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
+  bool ok = context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
   std::vector<char> block(1 << 20);
-  while (fine &&
+  while (ok &&
          (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount())) {
-    fine = EVP_DigestUpdate(context.get(), block.data(), static_cast<std::size_t>(file.gcount()));
+    ok = EVP_DigestUpdate(context.get(), block.data(), static_cast<std::size_t>(file.gcount()));
   }
-  if (!fine || file.bad() || !EVP_DigestFinal_ex(context.get(), digest.data(), &length)) {
+  if (!ok || file.bad() || !EVP_DigestFinal_ex(context.get(), digest.data(), &length)) {
     throw Error(path.string() + ": cannot be read");
   }
   std::string text;

@@ -6,10 +6,10 @@
 
 namespace ppose {
 
-/// Bytes of a file; `Error` if there is none, it cannot be read, or it is larger than `limit`.
+/// Reads a file; `Error` if it is missing, cannot be read, or is larger than `limit` bytes.
 std::string read_file(const std::filesystem::path& path, std::size_t limit);
 
-/// SHA-256 of a file in lower-case hexadecimal digits.
+/// SHA-256 of a file as lower-case hexadecimal digits.
 std::string sha256(const std::filesystem::path& path);
 
 }  // namespace ppose

@@ -9,26 +9,26 @@
 namespace ppose {
 namespace {
 
-/// Where a place between two neighbours lies: the first one, and the share of the second.
-struct Step {
+/// A position between two neighbours: index of the first one, weight of the second.
+struct LinearWeight {
   int first;
-  float share;
+  float weight;
 };
 
-/// Places far outside stay outside, and in the range of int.
-Step step(double place, int size) {
-  place = std::clamp(place, -2.0, size + 1.0);
-  const double first = std::floor(place);
-  return {static_cast<int>(first), static_cast<float>(place - first)};
+/// Positions far outside are clamped to the range of int; they stay outside.
+LinearWeight linear_weight(double position, int size) {
+  position = std::clamp(position, -2.0, size + 1.0);
+  const double first = std::floor(position);
+  return {static_cast<int>(first), static_cast<float>(position - first)};
 }
 
-float mixed(float a, float b, float share) { return a + (b - a) * share; }
+float lerp(float a, float b, float weight) { return a + (b - a) * weight; }
 
 }  // namespace
 
 Affine Affine::inverse() const {
   const double d = determinant();
-  if (!std::isfinite(d) || d == 0) throw Error("a crop that has no inverse; is a box too small?");
+  if (!std::isfinite(d) || d == 0) throw Error("the crop has no inverse; the box may be too small");
   Affine back{yy / d, -xy / d, 0, -yx / d, xx / d, 0};
   back.x0 = -(back.xx * x0 + back.xy * y0);
   back.y0 = -(back.yx * x0 + back.yy * y0);
@@ -63,16 +63,16 @@ Affine box_to_input(const Box& box, Size size, double padding, bool udp) {
   const double width =
       std::max<double>(box.width, static_cast<double>(box.height) * aspect) * padding;
   const double height = width / aspect;
-  const double middle_x = static_cast<double>(box.x) + static_cast<double>(box.width) / 2;
-  const double middle_y = static_cast<double>(box.y) + static_cast<double>(box.height) / 2;
+  const double center_x = static_cast<double>(box.x) + static_cast<double>(box.width) / 2;
+  const double center_y = static_cast<double>(box.y) + static_cast<double>(box.height) / 2;
   const double steps_x = udp ? size.width - 1 : size.width;
   const double steps_y = udp ? size.height - 1 : size.height;
   return translation(steps_x / 2, steps_y / 2) * scaling(steps_x / width, steps_y / height) *
-         translation(-middle_x, -middle_y);
+         translation(-center_x, -center_y);
 }
 
-cv::Mat warp(const cv::Mat& picture, const Affine& matrix, Size size, int border) {
-  CV_Assert(picture.type() == CV_8UC3);
+cv::Mat warp(const cv::Mat& image, const Affine& matrix, Size size, int border) {
+  CV_Assert(image.type() == CV_8UC3);
   const Affine back = matrix.inverse();
   const auto grey = static_cast<uchar>(border);
   const cv::Vec3b outside(grey, grey, grey);
@@ -80,18 +80,18 @@ cv::Mat warp(const cv::Mat& picture, const Affine& matrix, Size size, int border
   for (int v = 0; v < size.height; ++v) {
     auto* out = input.ptr<cv::Vec3b>(v);
     for (int u = 0; u < size.width; ++u) {
-      const Step x = step(back.xx * u + back.xy * v + back.x0, picture.cols);
-      const Step y = step(back.yx * u + back.yy * v + back.y0, picture.rows);
+      const LinearWeight x = linear_weight(back.xx * u + back.xy * v + back.x0, image.cols);
+      const LinearWeight y = linear_weight(back.yx * u + back.yy * v + back.y0, image.rows);
       const auto at = [&](int row, int column) {
-        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(picture.rows) &&
-                            static_cast<unsigned>(column) < static_cast<unsigned>(picture.cols);
-        return inside ? picture.ptr<cv::Vec3b>(row)[column] : outside;
+        const bool inside = static_cast<unsigned>(row) < static_cast<unsigned>(image.rows) &&
+                            static_cast<unsigned>(column) < static_cast<unsigned>(image.cols);
+        return inside ? image.ptr<cv::Vec3b>(row)[column] : outside;
       };
       const cv::Vec3b a = at(y.first, x.first), b = at(y.first, x.first + 1);
       const cv::Vec3b c = at(y.first + 1, x.first), d = at(y.first + 1, x.first + 1);
       for (int i = 0; i < 3; ++i) {
         out[u][i] = cv::saturate_cast<uchar>(
-            mixed(mixed(a[i], b[i], x.share), mixed(c[i], d[i], x.share), y.share));
+            lerp(lerp(a[i], b[i], x.weight), lerp(c[i], d[i], x.weight), y.weight));
       }
     }
   }
@@ -102,8 +102,10 @@ void add_resampled(const Maps& maps, const Affine& to_maps, Maps& total) {
   const auto inside = [](int place, int size) { return std::clamp(place, 0, size - 1); };
   for (int v = 0; v < total.height; ++v) {
     for (int u = 0; u < total.width; ++u) {
-      const Step x = step(to_maps.xx * u + to_maps.xy * v + to_maps.x0, maps.width);
-      const Step y = step(to_maps.yx * u + to_maps.yy * v + to_maps.y0, maps.height);
+      const LinearWeight x =
+          linear_weight(to_maps.xx * u + to_maps.xy * v + to_maps.x0, maps.width);
+      const LinearWeight y =
+          linear_weight(to_maps.yx * u + to_maps.yy * v + to_maps.y0, maps.height);
       const auto index = [&](int row, int column) {
         return static_cast<std::size_t>(inside(row, maps.height)) *
                    static_cast<std::size_t>(maps.width) +
@@ -116,7 +118,7 @@ void add_resampled(const Maps& maps, const Affine& to_maps, Maps& total) {
       for (int channel = 0; channel < total.channels; ++channel) {
         const float* from = maps.plane(channel);
         total.plane(channel)[here] +=
-            mixed(mixed(from[a], from[b], x.share), mixed(from[c], from[d], x.share), y.share);
+            lerp(lerp(from[a], from[b], x.weight), lerp(from[c], from[d], x.weight), y.weight);
       }
     }
   }

@@ -9,14 +9,14 @@
 namespace ppose {
 namespace {
 
-// Places along a limb where a pair of peaks is tested before all samples are read, in 1/16.
+// Positions along a limb, in 1/16, where a pair of peaks is tested before all samples are read.
 constexpr std::array<int, 3> kProbes{4, 8, 12};
 constexpr std::size_t kNone = std::numeric_limits<std::size_t>::max();
 
-/// A person while limbs are joined.
+/// A partial person during grouping.
 struct Body {
-  std::vector<std::size_t> members;  // peak of each joint
-  std::vector<double> held_by;       // score of the limb that holds the joint
+  std::vector<std::size_t> members;  // index of each joint's peak
+  std::vector<double> held_by;       // score of the limb that connects each joint
   double longest = 0;
 
   explicit Body(std::size_t joints) : members(joints, kNone), held_by(joints, 0.0) {}
@@ -62,7 +62,7 @@ struct Extent {
 struct Grouping::Limb {
   std::array<std::size_t, 2> peaks{};
   Ends joints{};
-  double score = 0;   // mean of the map along the limb, less if it is too long
+  double score = 0;   // mean of the map along the limb, reduced for long limbs
   double length = 0;  // in cells
   double merit = 0;
 };
@@ -79,11 +79,11 @@ Grouping::Grouping(const Node& node)
       min_score_(node.at("min_score").number(0, 1)),
       reach_(static_cast<float>(node.at("reach").number(0, 1e9))) {
   const double step = 1.0 / (samples_ - 1);
-  for (int i = 0; i < samples_; ++i) places_.push_back(static_cast<float>(i * step));
-  places_.back() = 1;
+  for (int i = 0; i < samples_; ++i) positions_.push_back(static_cast<float>(i * step));
+  positions_.back() = 1;
 }
 
-/// Whether so many of the probes between two peaks are supported that a closer look is worth it.
+/// Whether enough probes between two peaks are above the threshold to read all samples.
 bool Grouping::probed(const float* plane, int width, const Peak& one, const Peak& other) const {
   // 24.8 fixed point: rounding to the nearest cell is then an addition and a shift.
   const auto fixed = [](float place) { return static_cast<std::int32_t>(std::rint(place * 256)); };
@@ -94,32 +94,32 @@ bool Grouping::probed(const float* plane, int width, const Peak& one, const Peak
     const int y = (y1 * (16 - place) + (1 << 11) + y2 * place) >> 12;
     hits += plane[y * width + x] > limb_threshold_;
   }
-  // A gap of the length that is allowed covers one probe, and one more for each quarter.
+  // A gap of the allowed length covers one probe, and one more for each quarter of the limb.
   const int gaps = static_cast<int>((1 - supported_) * 4);
   return hits >= static_cast<int>(kProbes.size()) - 1 - gaps;
 }
 
-/// Whether the samples along the limb support it; sets its score and length.
+/// Whether enough samples along the limb are above the threshold; sets its score and length.
 bool Grouping::scored(const Maps& maps, const float* plane, const Peak& one, const Peak& other,
                       Limb& limb) const {
   const float dx = other.x - one.x, dy = other.y - one.y;
   double sum = 0;
   int support = 0;
-  for (const float place : places_) {
+  for (const float place : positions_) {
     const float value =
         bilinear(plane, maps.width, maps.height, one.x + dx * place, one.y + dy * place);
     sum += static_cast<double>(value);
     support += value > limb_threshold_;
   }
   limb.length = std::hypot(static_cast<double>(dx), static_cast<double>(dy));
-  // Limbs of more than half the height of the maps lose score.
+  // The score of limbs longer than half the height of the maps is reduced.
   const double prior = std::min(maps.height / 2.0 / std::max(limb.length, 1.0) - 1, 0.0);
   limb.score = sum / samples_ + prior;
   limb.merit = limb.score / 2 + static_cast<double>((one.score + other.score) / 4);
   return support >= supported_ * samples_ && limb.score > 0;
 }
 
-/// Of each limb the best pairs, one to one: the best first, then the best of the rest.
+/// Pairs of peaks for each limb, one to one, chosen greedily by merit.
 std::vector<Grouping::Limb> Grouping::matched(const Maps& maps, const std::vector<Ends>& limbs,
                                               const std::vector<Peak>& peaks) const {
   const auto first_of = [&](std::size_t joint) {
@@ -179,7 +179,7 @@ class Merger {
     }
   }
 
-  /// The people, and behind them each peak without a limb as a person of its own.
+  /// The people, followed by each peak without a limb as a separate person.
   std::vector<Body> people(const std::vector<Peak>& peaks) const {
     std::vector<Body> found;
     std::vector<char> used(peaks.size());
@@ -210,7 +210,7 @@ class Merger {
   template <typename Limb>
   void start(const Limb& limb) {
     bodies_.emplace_back(joints_);
-    // A limb of no length must not forbid every other one.
+    // A limb of length 0 must not exclude all others.
     bodies_.back().longest = std::max(limb.length, 1.0);
     for (std::size_t end : {0, 1}) {
       hold(bodies_.size() - 1, limb.joints[end], limb.peaks[end], limb.score);
@@ -229,7 +229,7 @@ class Merger {
   void extend(std::size_t person, std::size_t end, const Limb& limb) {
     Body& body = bodies_[person];
     const std::size_t joint = limb.joints[end], old = body.members[joint];
-    // An old joint is held by more than 0: a new one takes its place only if it scores more.
+    // A peak replaces the joint's current peak only if its limb has a higher score.
     if (limb.length >= length_ratio_ * body.longest || limb.score <= body.held_by[joint]) return;
     if (old != kNone) owner_[old] = kNone;
     hold(person, joint, limb.peaks[end], limb.score);

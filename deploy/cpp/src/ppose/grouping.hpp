@@ -9,21 +9,21 @@
 
 namespace ppose {
 
-/// Joints that belong together, in the order of the parts; score 0 for none.
+/// Joints of one person, in the order of the parts; score 0 for missing joints.
 using Group = std::vector<Keypoint>;
 
-/// Assigns peaks to people by the limbs between them (SimplePose: Li et al., AAAI 2020).
+/// Groups peaks into people by the limbs between them (SimplePose: Li et al., AAAI 2020).
 class Grouping {
  public:
   explicit Grouping(const Node& node);
 
-  /// The people in maps whose first channels are the limbs and the next ones `joints` joints;
-  /// places are in cells.
+  /// People in maps whose first channels are the limbs, followed by `joints` joints; positions are
+  /// in cells.
   std::vector<Group> operator()(const Maps& maps, const std::vector<Ends>& limbs,
                                 std::size_t joints) const;
 
  private:
-  struct Limb;  // a connection between two peaks
+  struct Limb;  // connects two peaks
 
   std::vector<Limb> matched(const Maps& maps, const std::vector<Ends>& limbs,
                             const std::vector<Peak>& peaks) const;
@@ -41,11 +41,11 @@ class Grouping {
   std::size_t min_joints_;
   double min_score_;
   float reach_;
-  std::vector<float> places_;  // along a limb, 0 to 1
+  std::vector<float> positions_;  // of the samples along a limb, 0 to 1
 };
 
-/// Gives groups of up to two joints to the nearest larger group that lacks all of them. The gap
-/// between the boxes around both may be `reach` times the longer side of the larger one's.
+/// Adds groups of up to two joints to the nearest larger group that lacks these joints. The
+/// distance between their boxes may be up to `reach` times the longer side of the larger box.
 std::vector<Group> adopted(std::vector<Group> groups, float reach);
 
 }  // namespace ppose

@@ -15,7 +15,7 @@ double cell_size(const std::string& alignment, int size, int stride) {
   return static_cast<double>(alignment == "tinypose" ? size - 1 : size) / cells;
 }
 
-/// Neighbourhood of a cell, 0 outside the map.
+/// Square neighbourhood of a cell, 0 outside the map.
 std::vector<double> patch_around(const Maps& maps, int joint, int x, int y, int radius) {
   const float* plane = maps.plane(joint);
   std::vector<double> patch;
@@ -29,14 +29,14 @@ std::vector<double> patch_around(const Maps& maps, int joint, int x, int y, int 
   return patch;
 }
 
-/// Weighted sum of values that lie `apart` from each other.
-double weighted(const double* values, std::size_t apart, const std::vector<double>& kernel) {
+/// Weighted sum of values with a stride.
+double weighted(const double* values, std::size_t stride, const std::vector<double>& kernel) {
   double sum = 0;
-  for (std::size_t i = 0; i < kernel.size(); ++i) sum += values[i * apart] * kernel[i];
+  for (std::size_t i = 0; i < kernel.size(); ++i) sum += values[i * stride] * kernel[i];
   return sum;
 }
 
-/// Gaussian blur of a square patch to the 5×5 cells in its middle.
+/// Gaussian blur of a square patch; returns its central 5×5 cells.
 std::vector<double> blurred(const std::vector<double>& patch, const std::vector<double>& kernel) {
   constexpr std::size_t kSide = 5;
   const std::size_t side = kSide + kernel.size() - 1;
@@ -74,7 +74,7 @@ Heatmap::Heatmap(const Node& node)
   cell_height_ = cell_size(alignment, size_.height, stride_);
 }
 
-std::vector<Found> Heatmap::people(const Maps& maps) const {
+std::vector<DecodedPose> Heatmap::decode(const Maps& maps) const {
   if (maps.channels != channels() || maps.width != size_.width / stride_ ||
       maps.height != size_.height / stride_) {
     throw Error("expected " + std::to_string(channels()) + " maps of " +
@@ -84,7 +84,7 @@ std::vector<Found> Heatmap::people(const Maps& maps) const {
                 std::to_string(maps.height));
   }
   check_finite(maps, 0, maps.channels, "joint");
-  Found person;
+  DecodedPose person;
   for (int joint = 0; joint < maps.channels; ++joint) {
     const float* plane = maps.plane(joint);
     const float* top = std::max_element(plane, plane + maps.plane_size());
@@ -100,7 +100,7 @@ std::vector<Found> Heatmap::people(const Maps& maps) const {
 }
 
 Heatmap::Step Heatmap::step(const Maps& maps, int joint, int x, int y) const {
-  // The outermost cells have no neighbours to compare; one more was published as fixed.
+  // Border cells have no neighbours to compare; the published code excludes one more.
   const int last = refine_ == "dark" ? 2 : 1;
   if (refine_ == "argmax" || x <= 1 || y <= 1 || x >= maps.width - last ||
       y >= maps.height - last) {
@@ -128,7 +128,7 @@ Heatmap::Step Heatmap::dark(Patch patch) const {
   return {(dxy * dy - dyy * dx) / determinant, (dxy * dx - dxx * dy) / determinant};
 }
 
-Maps Heatmap::unflip(const Maps& maps) const {
+Maps Heatmap::flip_back(const Maps& maps) const {
   Maps back = mirrored(maps, skeleton().mirror);
   if (!shift_flip_) return back;
   for (int joint = 0; joint < back.channels; ++joint) {

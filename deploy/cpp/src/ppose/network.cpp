@@ -21,7 +21,7 @@ std::vector<Maps> split(const std::vector<std::int64_t>& shape, const float* val
   const bool fits = shape.size() == 4 && shape[0] == count &&
                     std::all_of(shape.begin(), shape.end(),
                                 [](std::int64_t side) { return 0 < side && side <= 1 << 20; });
-  if (!fits) throw Error("the model's output is no (N, channels, height, width) of maps");
+  if (!fits) throw Error("the model's output does not have the shape (N, channels, height, width)");
   std::vector<Maps> split;
   for (int i = 0; i < count; ++i) {
     split.emplace_back(static_cast<int>(shape[1]), static_cast<int>(shape[2]),

@@ -10,7 +10,7 @@
 
 namespace ppose {
 
-/// The model of a bundle: pixels in, maps out. Not for several threads at once.
+/// The model of a bundle, from pixels to maps. Not thread-safe.
 class Network {
  public:
   Network() = default;
@@ -18,26 +18,27 @@ class Network {
   Network& operator=(const Network&) = delete;
   virtual ~Network() = default;
 
-  /// Maps of inputs (8UC3, RGB) of the same size. `Error` where the model takes no such inputs.
+  /// Maps of inputs (8UC3, RGB) of equal size. `Error` if the model does not support them.
   std::vector<Maps> operator()(const std::vector<cv::Mat>& inputs);
 
  protected:
-  /// Maps (N, channels, h, w) of bytes (N, height, width, 3).
+  /// Pixels (N, height, width, 3).
   struct Batch {
     int count, height, width;
     std::vector<unsigned char> bytes;
   };
+  /// Maps of each input.
   virtual std::vector<Maps> run(const Batch& batch) = 0;
 };
 
-/// Loads an ONNX file with the runtime that this library was built for. `threads` of the CPU; 0
-/// leaves the number to the runtime. `Error` if it cannot be loaded.
+/// Loads an ONNX file with the runtime that this library was built for. `threads` is the number of
+/// CPU threads; 0 for the runtime's default. `Error` if the file cannot be loaded.
 std::unique_ptr<Network> load_network(const std::filesystem::path& onnx, int threads);
 
-/// Name and version of that runtime.
+/// Name and version of the runtime.
 std::string runtime_version();
 
-/// Splits an output (N, C, h, w); `Error` if it has another shape or number of inputs.
+/// Splits an output (N, C, h, w) by input; `Error` for another shape or batch size.
 std::vector<Maps> split(const std::vector<std::int64_t>& shape, const float* values, int count);
 
 }  // namespace ppose

@@ -25,7 +25,7 @@ class OnnxRuntimeNetwork final : public Network {
     const auto input = session_.GetInputTypeInfo(0), output = session_.GetOutputTypeInfo(0);
     if (!is(input, ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8) ||
         !is(output, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT)) {
-      throw Error("expected an input of uint8 and an output of float32");
+      throw Error("expected a uint8 input and a float32 output");
     }
     const Ort::AllocatorWithDefaultOptions allocator;
     input_ = session_.GetInputNameAllocated(0, allocator).get();
@@ -35,7 +35,7 @@ class OnnxRuntimeNetwork final : public Network {
  protected:
   std::vector<Maps> run(const Batch& batch) override try {
     const std::array<std::int64_t, 4> shape{batch.count, batch.height, batch.width, 3};
-    // ONNX Runtime only reads inputs, though its C++ interface takes no constant ones.
+    // ONNX Runtime does not write inputs, but its C++ API takes non-const pointers.
     auto* bytes = const_cast<unsigned char*>(batch.bytes.data());
     const Ort::Value images = Ort::Value::CreateTensor<unsigned char>(
         memory_, bytes, batch.bytes.size(), shape.data(), shape.size());

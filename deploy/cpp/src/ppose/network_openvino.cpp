@@ -7,7 +7,7 @@ namespace ppose {
 namespace {
 
 ov::AnyMap options(int threads) {
-  // Without it CPUs that have bfloat16 compute in it.
+  // The default is bfloat16 on CPUs that support it.
   ov::AnyMap made{ov::hint::inference_precision(ov::element::f32)};
   if (threads > 0) made.insert(ov::inference_num_threads(threads));
   return made;
@@ -23,7 +23,7 @@ class OpenVinoNetwork final : public Network {
     }
     if (model->input().get_element_type() != ov::element::u8 ||
         model->output().get_element_type() != ov::element::f32) {
-      throw Error("expected an input of uint8 and an output of float32");
+      throw Error("expected a uint8 input and a float32 output");
     }
     request_ = core.compile_model(model, "CPU", options(threads)).create_infer_request();
   }

@@ -35,7 +35,7 @@ Node Node::of_file(const std::filesystem::path& path) {
   try {
     return {YAML::Load(text), path.string()};
   } catch (const YAML::Exception& error) {
-    throw Error(path.string() + ": no YAML: " + error.what());
+    throw Error(path.string() + ": not valid YAML: " + error.what());
   }
 }
 
@@ -69,7 +69,7 @@ std::vector<std::pair<std::string, Node>> Node::entries() const {
   if (!node_->IsMap()) expected("a mapping");
   std::vector<std::pair<std::string, Node>> found;
   for (const auto& entry : *node_) {
-    if (!entry.first.IsScalar()) expected("names as the keys of a mapping");
+    if (!entry.first.IsScalar()) expected("a mapping with string keys");
     const std::string& key = entry.first.Scalar();
     found.emplace_back(key, Node(entry.second, place_ + ": " + key));
   }
@@ -80,7 +80,7 @@ int Node::integer(int least, int most) const {
   int value = 0;
   const bool fits = node_->IsScalar() && YAML::convert<int>::decode(*node_, value) &&
                     least <= value && value <= most;
-  if (!fits) expected("a whole number in " + range(least, most));
+  if (!fits) expected("an integer in " + range(least, most));
   return value;
 }
 
@@ -99,7 +99,7 @@ bool Node::boolean() const {
 }
 
 std::string Node::text() const {
-  if (!node_->IsScalar()) expected("a text");
+  if (!node_->IsScalar()) expected("a string");
   return node_->Scalar();
 }
 

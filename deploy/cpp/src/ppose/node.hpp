@@ -15,17 +15,17 @@ class Node;
 
 namespace ppose {
 
-/// A value of a YAML file that knows its place, so that errors name it.
+/// A value of a YAML file and its location, which error messages contain.
 class Node {
  public:
-  /// The whole file; `Error` if it is missing, larger than 16 MB, or no YAML.
+  /// Reads a file; `Error` if it is missing, larger than 16 MB, or not YAML.
   static Node of_file(const std::filesystem::path& path);
 
-  /// The value under a key; `Error` if there is none.
+  /// The value of a key; `Error` if the key is missing.
   Node at(const std::string& key) const;
   /// The items of a list.
   std::vector<Node> items() const;
-  /// The entries of a mapping, in their order.
+  /// The entries of a mapping, in order.
   std::vector<std::pair<std::string, Node>> entries() const;
 
   bool has(const std::string& key) const;
@@ -35,7 +35,7 @@ class Node {
   double number(double least, double most) const;
   bool boolean() const;
   std::string text() const;
-  /// A text that is one of `choices`.
+  /// A string that is one of `choices`.
   std::string one_of(std::initializer_list<const char*> choices) const;
   /// [width, height], both in least..16384.
   Size size(int least = 1) const;

@@ -12,7 +12,7 @@ struct Cell {
   float value;
 };
 
-/// Of equal neighbours the first is the maximum.
+/// Of equal neighbours the first one is the maximum.
 bool is_maximum(const float* plane, int width, int height, int x, int y) {
   const float value = plane[y * width + x];
   for (int dy = -1; dy <= 1; ++dy) {
@@ -30,10 +30,10 @@ bool is_maximum(const float* plane, int width, int height, int x, int y) {
 using Profile = std::array<double, 3>;
 
 struct Fit {
-  double step = 0, gain = 0;  ///< in cells, and of the logarithm
+  double step = 0, gain = 0;  ///< offset in cells, and increase of the logarithm
 };
 
-/// Top of the parabola through three logarithms.
+/// Maximum of the parabola through three logarithms.
 Fit fit(const Profile& log, bool border) {
   const double slope = (log[2] - log[0]) / 2, bend = log[2] - 2 * log[1] + log[0];
   if (border || bend >= 0) return {};
@@ -41,7 +41,7 @@ Fit fit(const Profile& log, bool border) {
   return {step, slope * step + bend * step * step / 2};
 }
 
-/// The paraboloid that fits the logarithm of the 3×3 cells best: exact for a Gaussian.
+/// Least-squares fit of a paraboloid to the logarithm of 3×3 cells; exact for a Gaussian.
 Peak refined(const float* plane, int width, int height, int joint, const Cell& cell) {
   const double top = cell.value;
   Profile across{}, down{};
@@ -49,7 +49,7 @@ Peak refined(const float* plane, int width, int height, int joint, const Cell& c
     for (int dx = -1; dx <= 1; ++dx) {
       const int u = std::clamp(cell.x + dx, 0, width - 1);
       const int v = std::clamp(cell.y + dy, 0, height - 1);
-      // The floor keeps the logarithm of a single empty neighbour from ruling the fit.
+      // The lower bound prevents a single empty neighbour from dominating the fit.
       const double log = std::log(std::max<double>(plane[v * width + u], 0.01 * top));
       across[static_cast<std::size_t>(dx + 1)] += log;
       down[static_cast<std::size_t>(dy + 1)] += log;

@@ -8,7 +8,7 @@
 namespace ppose {
 namespace {
 
-/// Mean score of the joints above `least`; 0 if there are none.
+/// Mean of the joint scores above `least`; 0 without such joints.
 double mean_score(const std::vector<Keypoint>& keypoints, double least) {
   double sum = 0;
   int count = 0;
@@ -29,14 +29,14 @@ Postprocess::Postprocess(const Node& node, std::vector<double> sigmas)
   if (!threshold.is_null()) oks_nms_ = threshold.number(0, 1);
 }
 
-/// Similarity of two poses, 0 far apart to 1 identical (COCO, "Keypoint evaluation").
+/// Object keypoint similarity of two poses in 0..1 (COCO, "Keypoint evaluation").
 double Postprocess::oks(const Person& a, const Person& b, double area) const {
   double sum = 0;
   for (std::size_t i = 0; i < sigmas_.size(); ++i) {
     const double dx = static_cast<double>(a.keypoints[i].x) - static_cast<double>(b.keypoints[i].x);
     const double dy = static_cast<double>(a.keypoints[i].y) - static_cast<double>(b.keypoints[i].y);
     const double spread = 2 * sigmas_[i];
-    // An area of 0 must not divide by 0.
+    // Prevents division by 0.
     const double scale = 2 * (area + std::numeric_limits<double>::epsilon()) * spread * spread;
     sum += std::exp(-(dx * dx + dy * dy) / scale);
   }

@@ -7,15 +7,15 @@
 
 namespace ppose {
 
-/// Scores of people, and the removal of duplicates.
+/// Final scores of people, and OKS-NMS.
 class Postprocess {
  public:
   Postprocess(const Node& node, std::vector<double> sigmas);
 
   /// Multiplies each person's score by the mean of the joint scores above `min_joint_score`, then
-  /// leaves out those too similar to a person of a higher score; the others keep their order.
+  /// removes people too similar to a person with a higher score; the others keep their order.
   ///
-  /// `areas` are the pixels² of the regions that people were looked for in, one for each person.
+  /// `areas` has the area of each person's region in pixels².
   std::vector<Person> operator()(std::vector<Person> people,
                                  const std::vector<double>& areas) const;
 

@@ -39,7 +39,7 @@ std::string Report::json() const {
   }
   const ordered_json report{
       {"skeleton", skeleton_.name}, {"joints", skeleton_.joints}, {"images", std::move(images)}};
-  // A file name may be no UTF-8.
+  // A file name may not be valid UTF-8.
   return report.dump(-1, ' ', false, ordered_json::error_handler_t::replace);
 }
 

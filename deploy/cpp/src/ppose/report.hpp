@@ -7,7 +7,7 @@
 
 namespace ppose {
 
-/// Poses of pictures as JSON, in the form that ppose's Python tools write.
+/// Poses of images as JSON, in the format of ppose's Python tools.
 class Report {
  public:
   explicit Report(const Skeleton& skeleton) : skeleton_(skeleton) {}

@@ -28,7 +28,7 @@ Skeleton::Skeleton(const Node& node) : name(node.at("name").text()) {
   for (const Node& joint : nodes) {
     const std::string joint_name = joint.at("name").text();
     if (std::find(joints.begin(), joints.end(), joint_name) != joints.end()) {
-      joint.at("name").expected("a name that no other joint has");
+      joint.at("name").expected("a unique name");
     }
     joints.push_back(joint_name);
     sigmas.push_back(joint.at("sigma").number(1e-9, 1e6));
@@ -38,7 +38,8 @@ Skeleton::Skeleton(const Node& node) : name(node.at("name").text()) {
     mirror.push_back(other.is_null() ? i : index_of(other, joints));
   }
   for (std::size_t i = 0; i < nodes.size(); ++i) {
-    if (mirror[mirror[i]] != i) nodes[i].at("mirror").expected("a joint that points back");
+    if (mirror[mirror[i]] != i)
+      nodes[i].at("mirror").expected("a joint whose mirror is this joint");
   }
   limbs = read_limbs(node.at("limbs"), joints);
 }

@@ -11,12 +11,12 @@ namespace ppose {
 /// Indices of the joints at both ends of a limb.
 using Ends = std::array<std::size_t, 2>;
 
-/// The joints of the people that a network finds, in the order of the results.
+/// Joints and limbs of a person; results have the joints in this order.
 struct Skeleton {
   std::string name;
   std::vector<std::string> joints;
   std::vector<double> sigmas;       ///< OKS constants
-  std::vector<std::size_t> mirror;  ///< index of the joint on the other side, or its own
+  std::vector<std::size_t> mirror;  ///< index of the joint on the other side, or the joint's own
   std::vector<Ends> limbs;
 
   Skeleton() = default;
@@ -25,10 +25,10 @@ struct Skeleton {
   std::size_t size() const { return joints.size(); }
 };
 
-/// Index of the joint that a node names; `Error` if it is not among `names`.
+/// Index of the joint named by a node; `Error` if it is not in `names`.
 std::size_t index_of(const Node& node, const std::vector<std::string>& names);
 
-/// Reads a list of pairs of different joints.
+/// Reads a list of pairs of joints.
 std::vector<Ends> read_limbs(const Node& node, const std::vector<std::string>& joints);
 
 }  // namespace ppose

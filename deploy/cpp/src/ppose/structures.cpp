@@ -15,8 +15,8 @@ void check_finite(const Maps& maps, int first, int last, const char* kind) {
       throw Error(std::string(kind) + " map " + std::to_string(channel - first) + " is " +
                   std::to_string(plane[i]) + " at x=" + std::to_string(i % width) +
                   ", y=" + std::to_string(i / width) +
-                  ": expected finite values; a network that diverged in training or an overflow "
-                  "in float16 gives such maps");
+                  ": expected finite values; the network may have diverged in training or "
+                  "overflowed in float16");
     }
   }
 }

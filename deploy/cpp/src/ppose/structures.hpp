@@ -11,14 +11,14 @@ struct Size {
   int height = 0;
 };
 
-/// A joint: its place in pixels, or in cells of a map, and its score in 0..1.
+/// A joint: position in pixels, or in cells of a map, and score in 0..1.
 struct Keypoint {
   float x = 0;
   float y = 0;
   float score = 0;
 };
 
-/// A box in pixels of the picture, and its score in 0..1.
+/// A box in pixels of the image, and its score in 0..1.
 struct Box {
   float x = 0;
   float y = 0;
@@ -27,25 +27,25 @@ struct Box {
   float score = 1;
 };
 
-/// What a codec finds: the joints of the skeleton, and the factor of the person's score.
-struct Found {
+/// Result of a codec: the joints of the skeleton, and a factor for the person's score.
+struct DecodedPose {
   std::vector<Keypoint> keypoints;
   float factor = 1;
 };
 
 struct Person {
-  Box box;  ///< that the person was looked for in, or around the joints if no boxes were used
+  Box box;  ///< the given box, or the box around the joints for bottom-up networks
   float score = 0;
   std::vector<Keypoint> keypoints;  ///< every joint of the skeleton
 };
 
-/// The people of one picture.
+/// The people in one image.
 struct Poses {
   std::string box_source;
   std::vector<Person> people;
 };
 
-/// What the network gives for one input: `channels` maps of height × width cells.
+/// Network output for one input: `channels` maps of height × width cells.
 struct Maps {
   int channels = 0;
   int height = 0;
@@ -70,7 +70,8 @@ struct Maps {
   }
 };
 
-/// Throws `Error` where channels `first` to `last` - 1 hold NaN or infinity; `kind` names them.
+/// Throws `Error` if channels `first` to `last` - 1 contain NaN or infinity; `kind` names them in
+/// the message.
 void check_finite(const Maps& maps, int first, int last, const char* kind);
 
 }  // namespace ppose

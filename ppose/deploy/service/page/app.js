@@ -1,23 +1,23 @@
-// Pictures and camera frames go to POST /pose, one at a time; what comes back is drawn and listed.
+// Sends images and camera frames to POST /pose, one at a time; draws and lists the results.
 
 import { Overlay, colourOf } from "./draw.js";
 
-const MAX_SHOWN = 2048; // pixels of a side of the picture on the page
-const FRAME_SIDE = 640; // pixels of the longer side of a camera frame
+const MAX_SHOWN = 2048; // maximum side of the displayed image in pixels
+const FRAME_SIDE = 640; // longer side of camera frames in pixels
 
 const get = (id) => document.getElementById(id);
 const stage = get("stage");
-const picture = get("picture");
+const imageCanvas = get("image");
 const overlay = new Overlay(get("overlay"));
 const sliders = { person: get("person-score"), joint: get("joint-score") };
 
 let skeleton = { joints: [], limbs: [] };
-let answer = null;
-let chosen = null; // person whose joints are listed
-let pointed = null; // person under the pointer
-let sending = null; // AbortController of the request under way
+let result = null;
+let selected = null; // index of the person whose joints are listed
+let hovered = null; // index of the person under the pointer
+let pendingRequest = null; // AbortController of the active request
 let camera = null; // MediaStream
-let turn = 0; // counts what was begun: what is not the latest any more shows nothing
+let generation = 0; // incremented by each action; results of older actions are ignored
 
 class ServiceError extends Error {
   constructor(message, status = 0, retryAfter = 1) {
@@ -29,67 +29,67 @@ class ServiceError extends Error {
 
 // The service
 
-async function ask(path, options = {}) {
+async function fetchJson(path, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new ServiceError("The service does not answer. Is it still running?");
+    throw new ServiceError("The service does not respond. Is it running?");
   }
   const content = await response.json().catch(() => null);
   if (response.ok && content) return content;
   throw new ServiceError(
-    inWords(response.status, content?.error?.message),
+    describeError(response.status, content?.error?.message),
     response.status,
     Number(response.headers.get("Retry-After")) || 1,
   );
 }
 
-function inWords(status, message) {
+function describeError(status, message) {
   const words = {
     408: "The upload took too long",
-    413: "This picture is too large",
-    415: "This is no picture that the service can read",
-    422: "This picture cannot be used",
+    413: "This image is too large",
+    415: "Unsupported image format",
+    422: "This image cannot be used",
     429: "The service is busy",
-    503: "The service cannot answer now",
+    503: "The service is not available now",
   }[status] ?? `The service failed (${status})`;
   return message ? `${words}: ${message}.` : `${words}.`;
 }
 
-async function findPeople(blob) {
-  const mine = (sending = new AbortController());
-  // The content decides; a type that is none of a picture would be refused before a look at it.
+async function estimatePoses(blob) {
+  const current = (pendingRequest = new AbortController());
+  // The service detects the format from the content, but rejects non-image content types.
   const kind = blob.type.startsWith("image/") ? blob.type : "application/octet-stream";
   const headers = { "Content-Type": kind };
   try {
-    return await ask("/pose", { method: "POST", body: blob, headers, signal: mine.signal });
+    return await fetchJson("/pose", { method: "POST", body: blob, headers, signal: current.signal });
   } finally {
-    if (sending === mine) sending = null;
+    if (pendingRequest === current) pendingRequest = null;
   }
 }
 
-// A picture
+// Images
 
-async function usePicture(file) {
-  const mine = begin();
+async function showImage(file) {
+  const current = reset();
   get("mirror").checked = false;
   stage.classList.add("busy");
-  say(`Sending ${file.name || "the picture"}…`);
+  setStatus(`Sending ${file.name || "the image"}…`);
   const started = performance.now();
   try {
-    const [bitmap, found] = await Promise.all([toBitmap(file), findPeople(file)]);
-    if (mine !== turn) return;
+    const [bitmap, found] = await Promise.all([toBitmap(file), estimatePoses(file)]);
+    if (current !== generation) return;
     showPixels(bitmap, found.size_wh);
-    answer = found;
+    result = found;
     const took = Math.round(performance.now() - started);
-    const hidden = bitmap ? "" : " This browser cannot show the picture itself.";
-    say(`${took} ms (network ${network(found)}) · ${size(found)}.${hidden}`);
+    const hidden = bitmap ? "" : " This browser cannot show the image itself.";
+    setStatus(`${took} ms (network ${network(found)}) · ${size(found)}.${hidden}`);
     render();
   } catch (error) {
-    if (mine !== turn) return;
-    complain(error.message);
+    if (current !== generation) return;
+    showError(error.message);
   }
   stage.classList.remove("busy");
 }
@@ -98,69 +98,69 @@ async function toBitmap(blob) {
   try {
     return await createImageBitmap(blob);
   } catch {
-    return null; // a TIFF, say, or no picture at all, which the service explains
+    return null; // not supported by the browser, such as TIFF, or not an image
   }
 }
 
 function showPixels(source, [width, height]) {
   const scale = Math.min(1, MAX_SHOWN / Math.max(width, height));
-  picture.width = Math.max(1, Math.round(scale * width));
-  picture.height = Math.max(1, Math.round(scale * height));
-  if (source) picture.getContext("2d").drawImage(source, 0, 0, picture.width, picture.height);
+  imageCanvas.width = Math.max(1, Math.round(scale * width));
+  imageCanvas.height = Math.max(1, Math.round(scale * height));
+  if (source) imageCanvas.getContext("2d").drawImage(source, 0, 0, imageCanvas.width, imageCanvas.height);
   get("invitation").hidden = true;
 }
 
-// Ends what was going on and empties the page.
-function begin() {
+// Stops the camera and the active request, and clears the page.
+function reset() {
   stopCamera();
-  sending?.abort();
+  pendingRequest?.abort();
   stage.classList.remove("busy");
-  answer = chosen = pointed = null;
-  picture.width = picture.height = 1;
+  result = selected = hovered = null;
+  imageCanvas.width = imageCanvas.height = 1;
   get("invitation").hidden = false;
-  complain("");
+  showError("");
   render();
-  return ++turn;
+  return ++generation;
 }
 
 // The camera
 
 async function startCamera() {
   if (!navigator.mediaDevices) {
-    complain("Browsers give the camera only to pages over HTTPS or from this machine (localhost).");
+    showError("Browsers allow camera access only over HTTPS or from this machine (localhost).");
     return;
   }
-  const mine = begin();
-  say("Waiting for the camera…");
+  const current = reset();
+  setStatus("Waiting for the camera…");
   let stream;
   try {
     stream = await navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } });
   } catch (error) {
-    if (mine === turn) complain(cameraTrouble(error));
+    if (current === generation) showError(describeCameraError(error));
     return;
   }
-  if (mine !== turn) {
+  if (current !== generation) {
     end(stream);
     return;
   }
   camera = stream;
   get("mirror").checked = true;
-  markCamera(true);
+  updateCameraButton(true);
   stream.getVideoTracks()[0].addEventListener("ended", () => {
     if (camera !== stream) return;
     stopCamera();
-    complain("The camera stopped.");
+    showError("The camera stopped.");
   });
   try {
-    await followCamera(stream);
+    await processCamera(stream);
   } catch (error) {
     if (camera !== stream) return;
     stopCamera();
-    complain(error.message);
+    showError(error.message);
   }
 }
 
-function cameraTrouble(error) {
+function describeCameraError(error) {
   return {
     NotAllowedError: "This page may not use the camera; allow it in the browser's address bar.",
     NotFoundError: "There is no camera.",
@@ -168,7 +168,7 @@ function cameraTrouble(error) {
   }[error.name] ?? `The camera cannot be used: ${error.message}.`;
 }
 
-async function followCamera(stream) {
+async function processCamera(stream) {
   const video = document.createElement("video");
   video.muted = video.playsInline = true;
   video.srcObject = stream;
@@ -179,28 +179,28 @@ async function followCamera(stream) {
     await visible();
     const frame = grab(video);
     const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.85));
-    const found = await findUnlessBusy(blob);
+    const found = await estimateUnlessBusy(blob);
     if (camera !== stream) return;
     if (!found) continue;
     showPixels(frame, found.size_wh);
-    answer = found;
+    result = found;
     const now = performance.now();
     pace = pace ? 0.9 * pace + 0.1 * (now - last) : now - last;
     last = now;
-    complain("");
-    say(`${(1000 / pace).toFixed(1)} frames/s (network ${network(found)}) · ${size(found)}.`);
+    showError("");
+    setStatus(`${(1000 / pace).toFixed(1)} frames/s (network ${network(found)}) · ${size(found)}.`);
     render();
   }
 }
 
-// Null where the service asked to come back later, after waiting for as long as it said.
-async function findUnlessBusy(blob) {
+// Returns null if the service is busy, after waiting for the Retry-After time.
+async function estimateUnlessBusy(blob) {
   try {
-    return await findPeople(blob);
+    return await estimatePoses(blob);
   } catch (error) {
     if (error.name === "AbortError") return null;
     if (error.status !== 429 && error.status !== 503) throw error;
-    complain(error.message);
+    showError(error.message);
     await new Promise((done) => setTimeout(done, 1000 * error.retryAfter));
     return null;
   }
@@ -225,25 +225,25 @@ function stopCamera() {
   if (!camera) return;
   const stream = camera;
   camera = null;
-  sending?.abort();
+  pendingRequest?.abort();
   end(stream);
-  markCamera(false);
-  say("The camera is off.");
+  updateCameraButton(false);
+  setStatus("The camera is off.");
 }
 
 function end(stream) {
   for (const track of stream.getTracks()) track.stop();
 }
 
-function markCamera(on) {
+function updateCameraButton(on) {
   const button = get("camera");
   button.textContent = on ? "Stop camera" : "Start camera";
   button.setAttribute("aria-pressed", on);
-  // A screen reader would read out every frame.
+  // Otherwise screen readers announce every frame.
   get("status").setAttribute("aria-live", on ? "off" : "polite");
 }
 
-// What is shown
+// Display
 
 function render() {
   for (const [name, slider] of Object.entries(sliders)) {
@@ -251,26 +251,26 @@ function render() {
   }
   stage.classList.toggle("mirrored", get("mirror").checked);
   const [minPerson, minJoint] = [Number(sliders.person.value), Number(sliders.joint.value)];
-  const found = (answer?.people ?? []).map((one, person) => ({ ...one, person }));
+  const found = (result?.people ?? []).map((one, person) => ({ ...one, person }));
   const shown = found.filter((one) => one.score >= minPerson);
-  if (!shown.some((one) => one.person === chosen)) chosen = null;
-  const marked = pointed ?? chosen;
+  if (!shown.some((one) => one.person === selected)) selected = null;
+  const marked = hovered ?? selected;
   const drawn = shown.map((one) => ({ ...one, faint: marked !== null && one.person !== marked }));
-  overlay.draw(drawn, skeleton, answer?.size_wh, minJoint);
+  overlay.draw(drawn, skeleton, result?.size_wh, minJoint);
   const hidden = found.length - shown.length;
   const heading = count(shown.length) + (hidden ? `, ${hidden} below ${minPerson.toFixed(2)}` : "");
   overlay.canvas.setAttribute(
     "aria-label",
-    answer ? `Picture with ${count(shown.length)} drawn on it` : "No picture yet",
+    result ? `Image with ${count(shown.length)} drawn on it` : "No image yet",
   );
-  get("people").hidden = !answer;
+  get("people").hidden = !result;
   get("people").caption.textContent = heading;
   get("people").tHead.hidden = !shown.length;
   listPeople(shown, minJoint);
-  listJoints(found[chosen], minJoint);
+  listJoints(found[selected], minJoint);
 }
 
-// Rows stay while frames come in, so that they keep the focus.
+// Rows are reused between frames, so that they keep the focus.
 function listPeople(shown, minJoint) {
   const body = get("people").tBodies[0];
   while (body.rows.length > shown.length) body.lastElementChild.remove();
@@ -284,8 +284,8 @@ function listPeople(shown, minJoint) {
     number.textContent = person + 1;
     row.cells[1].textContent = score.toFixed(2);
     row.cells[2].textContent = `${joints} of ${keypoints.length}`;
-    row.classList.toggle("chosen", person === chosen);
-    row.querySelector("button").setAttribute("aria-pressed", person === chosen);
+    row.classList.toggle("chosen", person === selected);
+    row.querySelector("button").setAttribute("aria-pressed", person === selected);
   });
 }
 
@@ -301,11 +301,11 @@ function personRow() {
   row.append(...[0, 1, 2].map(() => document.createElement("td")));
   row.cells[0].append(button);
   row.addEventListener("click", () => {
-    chosen = chosen === person() ? null : person();
+    selected = selected === person() ? null : person();
     render();
   });
-  row.addEventListener("pointerenter", () => point(person()));
-  row.addEventListener("pointerleave", () => point(null));
+  row.addEventListener("pointerenter", () => hover(person()));
+  row.addEventListener("pointerleave", () => hover(null));
   return row;
 }
 
@@ -323,22 +323,22 @@ function listJoints(one, minJoint) {
   get("joints").querySelector("dl").replaceChildren(...items);
 }
 
-function point(person) {
-  if (pointed === person) return;
-  pointed = person;
+function hover(person) {
+  if (hovered === person) return;
+  hovered = person;
   render();
 }
 
-function showTip(event) {
+function updateTooltip(event) {
   const box = stage.getBoundingClientRect();
   const [x, y] = [event.clientX - box.left - stage.clientLeft, event.clientY - box.top - stage.clientTop];
   const mirrored = stage.classList.contains("mirrored");
   const spot = overlay.at(mirrored ? stage.clientWidth - x : x, y);
   const tip = get("tip");
   tip.hidden = !spot;
-  point(spot ? spot.person : null);
+  hover(spot ? spot.person : null);
   if (!spot) return;
-  const one = answer.people[spot.person];
+  const one = result.people[spot.person];
   const score = one.keypoints[spot.joint][2].toFixed(2);
   tip.textContent = `${nameOf(spot.joint)} ${score} · person ${spot.person + 1}, ${one.score.toFixed(2)}`;
   tip.style.left = `${Math.min(x + 14, stage.clientWidth - tip.offsetWidth - 6)}px`;
@@ -350,35 +350,35 @@ const count = (number) => (number === 1 ? "1 person" : `${number || "no"} people
 const network = (found) => `${Math.round(1000 * found.seconds.network)}\u00a0ms`;
 const size = (found) => found.size_wh.join("\u00a0×\u00a0");
 
-function say(text) {
+function setStatus(text) {
   get("status").textContent = text;
 }
 
-function complain(text) {
-  if (text) say("");
+function showError(text) {
+  if (text) setStatus("");
   get("error").textContent = text;
   get("error").hidden = !text;
 }
 
-// What one does
+// User input
 
-function useFirst(files) {
+function showFirst(files) {
   const file = [...files].find((one) => one.type.startsWith("image/")) ?? files[0];
-  if (file) usePicture(file);
+  if (file) showImage(file);
 }
 
 get("choose").addEventListener("click", () => get("file").click());
 get("file").addEventListener("change", (event) => {
-  useFirst(event.target.files);
-  event.target.value = ""; // the same file may be chosen again
+  showFirst(event.target.files);
+  event.target.value = ""; // so that the same file can be selected again
 });
 get("camera").addEventListener("click", () => (camera ? stopCamera() : startCamera()));
 get("mirror").addEventListener("change", render);
 for (const slider of Object.values(sliders)) slider.addEventListener("input", render);
-stage.addEventListener("pointermove", showTip);
+stage.addEventListener("pointermove", updateTooltip);
 stage.addEventListener("pointerleave", () => {
   get("tip").hidden = true;
-  point(null);
+  hover(null);
 });
 new ResizeObserver(render).observe(stage);
 
@@ -392,15 +392,15 @@ document.addEventListener("dragleave", (event) => {
 document.addEventListener("drop", (event) => {
   event.preventDefault();
   stage.classList.remove("dropping");
-  useFirst(event.dataTransfer.files);
+  showFirst(event.dataTransfer.files);
 });
-document.addEventListener("paste", (event) => useFirst(event.clipboardData.files));
+document.addEventListener("paste", (event) => showFirst(event.clipboardData.files));
 
 get("curl").textContent = `curl -F image=@photo.jpg ${location.origin}/pose`;
 render();
 try {
-  skeleton = await ask("/skeleton");
+  skeleton = await fetchJson("/skeleton");
   render();
 } catch (error) {
-  complain(error.message);
+  showError(error.message);
 }

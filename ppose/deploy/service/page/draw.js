@@ -1,12 +1,12 @@
-// Poses on a canvas that lies over the picture.
+// Draws poses on a canvas above the image.
 
-// Told apart on most pictures, and from their neighbours in the list.
+// Visible on most images; neighbours in the list are easy to distinguish.
 const COLOURS = [
   "#ff8c14", "#2da5ff", "#3ce1a5", "#ff5c9a", "#ffe14d", "#a98bff", "#8fdc3a", "#ff6b4a",
 ];
 const RIM = "#ffffff";
 const OUTLINE = "rgb(16 18 26 / 0.85)";
-const REACH = 14; // CSS pixels from a joint within which the pointer means it
+const REACH = 14; // maximum distance of the pointer from a joint in CSS pixels
 
 export const colourOf = (person) => COLOURS[person % COLOURS.length];
 
@@ -16,8 +16,8 @@ export class Overlay {
     this.spots = []; // joints on the canvas: {x, y, person, joint}
   }
 
-  // people: [{person, keypoints, faint}], keypoints in pixels of a picture of sizeWh that lies in
-  // the middle of the canvas, as large as it fits.
+  // people: [{person, keypoints, faint}], keypoints in pixels of an image of sizeWh, which is centered
+  // in the canvas and scaled to fit.
   draw(people, skeleton, sizeWh, minScore) {
     const box = this.canvas.getBoundingClientRect();
     const zoom = window.devicePixelRatio || 1;
@@ -33,7 +33,7 @@ export class Overlay {
     const top = (box.height - scale * sizeWh[1]) / 2;
     for (const one of people) {
       const joints = one.keypoints.map(([x, y, score]) => ({
-        // The middle of a pixel has whole coordinates; a canvas has them at its corner.
+        // Pixel centres have integer coordinates; in a canvas pixel corners have.
         x: left + scale * (x + 0.5),
         y: top + scale * (y + 0.5),
         seen: score >= minScore && score > 0,
@@ -46,7 +46,7 @@ export class Overlay {
     }
   }
 
-  // The joint nearest to a point of the canvas, in CSS pixels; undefined if none is near.
+  // The joint nearest to a point of the canvas in CSS pixels; undefined if none is near.
   at(x, y) {
     let best, least = REACH;
     for (const spot of this.spots) {

@@ -1,0 +1,5 @@
+"""`python -m ppose`."""
+
+from ppose.commands import main
+
+main()

@@ -1,0 +1,1 @@
+"""Model compression with PaddleSlim: int8 quantization and knowledge distillation."""

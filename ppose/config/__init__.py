@@ -1,0 +1,37 @@
+"""YAML configs, and the registry that builds objects from them."""
+
+from ppose.config.registry import (
+    ConfigError,
+    build,
+    check,
+    current_names,
+    nearest,
+    register,
+    registered,
+    renamed,
+    spelled_out,
+)
+from ppose.config.yaml_config import (
+    dump_config,
+    find_config,
+    load_config,
+    read_yaml,
+    shipped_configs,
+)
+
+__all__ = [
+    "ConfigError",
+    "build",
+    "check",
+    "current_names",
+    "dump_config",
+    "find_config",
+    "load_config",
+    "nearest",
+    "read_yaml",
+    "register",
+    "registered",
+    "renamed",
+    "shipped_configs",
+    "spelled_out",
+]

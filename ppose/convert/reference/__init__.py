@@ -1,0 +1,1 @@
+"""PyTorch reference networks for the verification of conversions."""

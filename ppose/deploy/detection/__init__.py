@@ -1,0 +1,1 @@
+"""Person detection with networks exported by PaddleDetection or as ONNX or OpenVINO models."""

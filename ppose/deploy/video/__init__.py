@@ -1,0 +1,1 @@
+"""Pose estimation on video files, streams and cameras."""

@@ -1,0 +1,1 @@
+"""Pose estimation on images, shared by evaluation, inference and deployment."""

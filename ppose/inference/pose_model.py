@@ -1,0 +1,27 @@
+"""Interface of pose models, with or without a person detector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from ppose.data.images import ImageError
+from ppose.inference.request import Request
+from ppose.structures import Poses, Skeleton
+
+
+class PoseModel(Protocol):
+    """A `PoseEstimator`, or a `PosePipeline` with a detector."""
+
+    @property
+    def skeleton(self) -> Skeleton:
+        """The skeleton of the poses."""
+
+    @property
+    def uses_boxes(self) -> bool:
+        """Whether images need boxes of people."""
+
+    def run(
+        self, requests: Iterable[Request], failed: list[ImageError] | None = None
+    ) -> Iterator[Poses]:
+        """See `PoseEstimator.run`."""

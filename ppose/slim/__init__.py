@@ -1,1 +1,0 @@
-"""Smaller and faster networks: int8 and distillation, on PaddleSlim."""

@@ -1,0 +1,1 @@
+"""Helpers without any knowledge of poses: errors, files, logging, progress, downloads."""

@@ -1,0 +1,1 @@
+"""Weight files: reading, writing, loading into networks, and averaging."""

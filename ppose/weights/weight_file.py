@@ -1,0 +1,392 @@
+"""Weight files: safe reading of .safetensors and .pdparams files, and atomic writing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import pickle
+import pickletools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import safetensors
+
+from ppose.utils.errors import PposeError
+from ppose.utils.files import atomic_write
+
+_NUMBERS = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
+_SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in _NUMBERS - {"b1"}}
+_SAFETENSORS |= {"BOOL": "b1", "BF16": "u2"}
+_METADATA = "__metadata__"  # key of the metadata in the header of a safetensors file
+
+
+class WeightsError(PposeError, ValueError):
+    """A weight file cannot be read or does not match the network, which is not changed."""
+
+
+def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Reads the tensors of a .safetensors file or a pickled Paddle .pdparams file by name.
+
+    The format is detected from the content. A state dict under `model` or `state_dict` is unwrapped
+    if it is the only one. Pickles are read without importing anything. bfloat16 is returned as
+    float32 from safetensors files, and as its bits in uint16 from Paddle's pickles.
+
+    Raises:
+        WeightsError: damaged, another format, or a pickle with other content than arrays.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = _start(file)
+        if _is_safetensors(start):
+            try:
+                arrays, _ = _read_safetensors(path, file)
+            except safetensors.SafetensorError as error:
+                raise WeightsError(
+                    f"{path}: damaged or cut off ({error}); get the file again"
+                ) from None
+            if not arrays:
+                raise WeightsError(f"{path}: contains no tensors")
+            return arrays
+        if not _is_pickle(start):
+            raise WeightsError(f"{path}: {_foreign(path, start)}")
+        return _tensors_in(path, _unpickle(path, file))
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads the tensors of a safetensors file by name, in C order, and its metadata.
+
+    Raises:
+        WeightsError: damaged or another format.
+    """
+    path = Path(path)
+    with path.open("rb") as file:
+        start = _start(file)
+        if not _is_safetensors(start):
+            kind = "a pickle, expected a safetensors file" if _is_pickle(start) else ""
+            raise WeightsError(f"{path}: {kind or _foreign(path, start)}")
+        try:
+            return _read_safetensors(path, file)
+        except safetensors.SafetensorError as error:
+            raise WeightsError(f"{path}: damaged or cut off ({error})") from None
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """The metadata of a safetensors file; WeightsError for other files."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return file.metadata() or {}
+    except safetensors.SafetensorError as error:
+        raise WeightsError(f"{path}: not a complete safetensors file ({error})") from None
+
+
+def save_arrays(
+    path: str | Path, arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes a weight file atomically.
+
+    Args:
+        path: output file; its folder is created. A .pdparams file is a pickle for `paddle.load` and
+            `read_arrays`; any other file is a safetensors file. Equal content gives equal bytes.
+        arrays: name → numeric array of any shape and memory layout.
+        metadata: strings for the header of a safetensors file; see `read_metadata`.
+
+    Raises:
+        TypeError: an array is not numeric.
+        ValueError: metadata for a .pdparams file, which does not support it, or a tensor name
+            that safetensors does not support.
+    """
+    pickled = Path(path).suffix == ".pdparams"
+    if pickled and metadata:
+        raise ValueError(f"{path}: a .pdparams file has no metadata; write a .safetensors file")
+    plain = plain_arrays(arrays)
+    with atomic_write(path) as partial, partial.open("wb") as file:
+        if pickled:
+            pickle.dump(plain, file, protocol=4)  # the protocol of paddle.save
+        else:
+            _write_safetensors(file, plain, dict(metadata or {}))
+
+
+def plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Converts arrays to C order and little-endian, with copies only where needed.
+
+    bfloat16, which NumPy does not have, stays as its bits in uint16. TypeError if not numeric.
+    """
+    plain = {}
+    for name, array in arrays.items():
+        dtype = np.asarray(array).dtype
+        if dtype.str[1:] not in _NUMBERS:
+            raise TypeError(f"'{name}' has dtype {dtype}, expected numbers")
+        plain[name] = np.asarray(array, dtype=dtype.newbyteorder("<"), order="C")
+    return plain
+
+
+class _RefusedError(WeightsError):
+    """A pickle has content that weight files do not need."""
+
+
+class _Dtype:
+    """Replaces numpy.dtype in a pickle; numeric dtypes only."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, code: object):
+        if code not in _NUMBERS:
+            raise _RefusedError(f"contains an array of dtype {code!r}, expected numbers")
+        self.value = np.dtype(code)
+
+    def __setstate__(self, state: tuple) -> None:
+        self.value = self.value.newbyteorder(state[1])
+
+
+class _Array:
+    """Replaces numpy.ndarray in a pickle; `value` is None until its content is set."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value: np.ndarray | None = None
+
+    def __setstate__(self, state: tuple) -> None:
+        shape, dtype, fortran, content = state[-4:]
+        self.fill(content, dtype, shape, "F" if fortran else "C")
+
+    def fill(self, content: object, dtype: object, shape: Any, order: Any) -> _Array:
+        # Python 2 wrote bytes as str, which arrives here as Latin-1.
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
+            raise _RefusedError("contains an array that is not plain numbers")
+        stored = np.frombuffer(content, dtype.value).reshape(shape, order=order)
+        self.value = stored.astype(dtype.value.newbyteorder("="), order="C")
+        return self
+
+
+def _stand_ins() -> dict[tuple[str, str], object]:
+    """Replacements for the globals that a pickle is allowed to use.
+
+    They are created for each file, because a pickle can set attributes on them.
+    """
+    ndarray = object()
+
+    def reconstruct(cls: object, *_: object) -> _Array:
+        if cls is not ndarray:
+            raise _RefusedError("creates an array of another class than numpy.ndarray")
+        return _Array()
+
+    def frombuffer(content: object, dtype: object, shape: object, order: str) -> _Array:
+        return _Array().fill(content, dtype, shape, order)
+
+    def scalar(dtype: object, content: object) -> float:
+        return _Array().fill(content, dtype, (), "C").value.item()  # type: ignore[union-attr]
+
+    def encode(text: str, encoding: str) -> bytes:  # how protocol 2 writes bytes
+        if encoding != "latin1":
+            raise _RefusedError(f"encodes text as {encoding!r}, expected 'latin1'")
+        return text.encode("latin1")
+
+    table: dict[tuple[str, str], object] = {
+        ("numpy", "ndarray"): ndarray,
+        ("numpy", "dtype"): lambda code, *_: _Dtype(code),
+        ("_codecs", "encode"): encode,
+        # A dict has no attributes; those of an OrderedDict could shadow its methods.
+        ("collections", "OrderedDict"): dict,
+    }
+    for core in ("numpy.core", "numpy._core"):
+        table[f"{core}.multiarray", "_reconstruct"] = reconstruct
+        table[f"{core}.multiarray", "scalar"] = scalar
+        table[f"{core}.numeric", "_frombuffer"] = frombuffer
+    for builtins in ("builtins", "__builtin__"):
+        table.update({(builtins, cls.__name__): cls for cls in (tuple, list, dict)})
+        table[builtins, "bytes"] = lambda: b""  # how protocol 2 writes empty ones
+    return table
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Unpickler that imports nothing: globals of arrays are replaced, all others are refused."""
+
+    def __init__(self, file: IO[bytes]):
+        super().__init__(file, encoding="latin1")
+        self._table = _stand_ins()
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._table:
+            raise _RefusedError(
+                f"imports '{module}.{name}', which could run arbitrary code. Weight files need "
+                "only arrays, numbers, text and plain containers: this file is not safe, or not a "
+                "weight file"
+            )
+        return self._table[module, name]
+
+    def persistent_load(self, _: object) -> Any:
+        raise _RefusedError(
+            "refers to objects outside the file, as PyTorch does; convert it with tools/convert.py"
+        )
+
+
+def _unpickle(path: Path, file: IO[bytes]) -> object:
+    try:
+        _check_memo(file)
+        file.seek(0)
+        return _ArrayUnpickler(file).load()
+    except _RefusedError as error:
+        raise WeightsError(f"{path}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise almost any exception
+        raise WeightsError(
+            f"{path}: damaged or cut off ({type(error).__name__}: {error}); get the file again"
+        ) from None
+
+
+def _check_memo(file: IO[bytes]) -> None:
+    """Refuses large memo indices: the unpickler allocates memory up to the largest one."""
+    size = os.fstat(file.fileno()).st_size
+    for opcode, index, _ in pickletools.genops(file):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (index or 0) > size:
+            raise _RefusedError(f"has the memo index {index}, expected less than its {size} bytes")
+
+
+def _tensors_in(path: Path, found: object, depth: int = 0) -> dict[str, np.ndarray]:
+    """The state dict in the content of a pickle."""
+    if not isinstance(found, dict):
+        raise WeightsError(f"{path}: contains a {_kind(found)}, expected a dict of name → array")
+    entries = {k: _unwrapped(v) for k, v in found.items() if k != "StructuredToParameterName@@"}
+    states = {k: v for k, v in entries.items() if isinstance(v, dict)}
+    if not any(isinstance(v, np.ndarray) for v in entries.values()) and depth < 2:
+        named = [k for k in ("model", "state_dict") if k in states]
+        rivals = [k for k in states if k not in named and "ema" in str(k).lower()]
+        if len(named) == 1 and not rivals:
+            return _tensors_in(path, states[named[0]], depth + 1)
+        if states:
+            raise WeightsError(
+                f"{path}: cannot tell which of its state dicts is the network's: "
+                f"{', '.join(map(repr, states))}; save that one alone"
+            )
+    if not entries:
+        raise WeightsError(f"{path}: contains no tensors")
+    for name, value in entries.items():
+        if not isinstance(name, str) or not isinstance(value, np.ndarray):
+            raise WeightsError(f"{path}: entry {name!r} is a {_kind(value)}, expected an array")
+    return entries  # type: ignore[return-value]
+
+
+def _unwrapped(value: object) -> object:
+    """The array of an entry; paddle.save writes a single tensor as (name, array)."""
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        value = value[1]
+    return value.value if isinstance(value, _Array) and value.value is not None else value
+
+
+def _kind(value: object) -> str:
+    return "array without content" if isinstance(value, _Array) else type(value).__name__
+
+
+def _start(file: IO[bytes]) -> bytes:
+    start = file.read(64)
+    file.seek(0)
+    return start
+
+
+def _is_safetensors(start: bytes) -> bool:
+    """Whether a file starts with a 64-bit header length, limited to 40 bits, and JSON."""
+    return start[8:9] == b"{" and start[5:8] == b"\0\0\0"
+
+
+def _write_safetensors(
+    file: IO[bytes], arrays: dict[str, np.ndarray], metadata: dict[str, str]
+) -> None:
+    """Own writer, as the library copies all arrays or creates files only the owner can read."""
+    if _METADATA in arrays:
+        raise ValueError(f"a safetensors file cannot have an array named '{_METADATA}'")
+    # Sorted by item size, so that each array is aligned.
+    names = sorted(arrays, key=lambda name: (-arrays[name].itemsize, name))
+    codes = {code: kind for kind, code in _SAFETENSORS.items() if kind != "BF16"}
+    header: dict[str, Any] = {_METADATA: metadata} if metadata else {}
+    end = 0
+    for name in names:
+        array = arrays[name]
+        begin, end = end, end + array.nbytes
+        kind = codes[array.dtype.str[1:]]
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": (begin, end)}
+    text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in names:
+        file.write(arrays[name].reshape(-1).data)
+
+
+def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Reads directly into the arrays, without a copy; the library validates the header.
+
+    Raises:
+        safetensors.SafetensorError: not a complete safetensors file.
+        WeightsError: a dtype without a counterpart in NumPy.
+    """
+    with safetensors.safe_open(path, framework="np"):
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+    metadata = header.pop(_METADATA, None) or {}
+    arrays = {}
+    for name, entry in sorted(header.items()):
+        if entry["dtype"] not in _SAFETENSORS:
+            raise WeightsError(f"{path}: '{name}' has the dtype {entry['dtype']}, not supported")
+        flat = np.empty(math.prod(entry["shape"]), "<" + _SAFETENSORS[entry["dtype"]])
+        file.seek(8 + length + entry["data_offsets"][0])
+        if file.readinto(flat.data) != flat.nbytes:  # type: ignore[attr-defined]
+            raise safetensors.SafetensorError(f"'{name}' is truncated")
+        array = flat.reshape(entry["shape"])
+        arrays[name] = from_bfloat16(array) if entry["dtype"] == "BF16" else array
+    return arrays, metadata
+
+
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with tools/convert.py"),
+    (
+        b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46",
+        "an old PyTorch checkpoint: convert it with tools/convert.py",
+    ),
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"\x1f\x8b", "gzip-compressed: unpack it"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"version https://git-lfs", "a Git LFS pointer: run 'git lfs pull'"),
+    (b"<", "a web page or XML: the download failed, or the URL is not that of the file"),
+    (b"{", "JSON"),
+)
+
+
+def _is_pickle(start: bytes) -> bool:
+    old_torch = start.startswith(_FOREIGN[1][0])
+    return start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5") and not old_torch
+
+
+def _foreign(path: Path, start: bytes) -> str:
+    """Describes a file that is neither safetensors nor a pickle, from its first bytes."""
+    if not start:
+        return "the file is empty"
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip()
+    kind = next((what for magic, what in _FOREIGN if text.startswith(magic)), None)
+    if kind is None:
+        kind = f"of unknown kind (begins with {start[:8]!r})"
+        if path.suffix == ".pdiparams":
+            kind = "the data of an exported model: use the .pdparams file of the training run"
+    return f"not a file of weights, but {kind}"
+
+
+def from_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """float32 from the bits of bfloat16, which are the upper half of a float32."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
+
+
+def float32(name: str, array: np.ndarray) -> np.ndarray:
+    """Casts floating point, or bfloat16 as its bits, to float32; WeightsError if not finite."""
+    if array.dtype == np.uint16:
+        array = from_bfloat16(array)
+    if array.dtype.kind != "f":
+        raise WeightsError(f"'{name}' is {array.dtype}, expected floating point")
+    with np.errstate(over="ignore"):
+        array = np.ascontiguousarray(array, np.float32)
+    if not np.isfinite(array).all():
+        count = np.count_nonzero(~np.isfinite(array))
+        raise WeightsError(f"{count} of {array.size} values of '{name}' are not finite")
+    return array

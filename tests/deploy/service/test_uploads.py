@@ -1,0 +1,283 @@
+"""Uploads that are too large, too slow, damaged, malicious, or not images."""
+
+import io
+import socket
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from service_server import (
+    FakeNetwork,
+    address,
+    check_error,
+    encoded,
+    head_of,
+    image_file,
+    metric,
+    post,
+    served,
+    wait_until,
+)
+
+from ppose.data.images import read_image
+
+LIMITS = {"max_bytes": 100_000, "max_pixels": 250_000, "upload_timeout": 0.5}
+
+
+@pytest.fixture(scope="module")
+def client():
+    with served(FakeNetwork(), **LIMITS) as client:
+        yield client
+
+
+def noise(size):
+    """A PNG of about this many bytes."""
+    side = max(int((size / 3) ** 0.5), 1)
+    return encoded(np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8))
+
+
+def png(width, height, pixels=b"", text=b""):
+    """A PNG with the given size in its header, and optionally a compressed comment."""
+
+    def chunk(kind, content):
+        check = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(text)) if text else b""
+    body = (
+        chunk(b"IHDR", header)
+        + comment
+        + chunk(b"IDAT", zlib.compress(pixels))
+        + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+def bmp(width, height):
+    return b"BM" + struct.pack("<IHHI", 54, 0, 0, 54) + struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0
+    )  # fmt: skip
+
+
+def webp(width, height):
+    sides = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    body = b"VP8X" + struct.pack("<I", 10) + bytes(4) + sides + image_file(ending=".webp")[12:]
+    return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
+
+
+def jpeg(width, height):
+    data = bytearray(image_file(ending=".jpg"))
+    at = data.index(b"\xff\xc0") + 5
+    data[at : at + 4] = struct.pack(">HH", height, width)
+    return bytes(data)
+
+
+def test_largest_allowed_upload(client):
+    data = image_file(500, 500)
+    room = LIMITS["max_bytes"] - len(data)
+    # Trailing bytes are not part of the image, but count.
+    assert post(client, data + bytes(room)).status_code == 200
+    assert client.post("/pose", files={"image": data + bytes(room)}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["raw", "chunked", "form", "chunked form"])
+def test_too_many_bytes(client, kind):
+    data = image_file() + bytes(LIMITS["max_bytes"])
+    if "form" in kind:
+        request = client.build_request("POST", "/pose", files={"image": data})
+        content, headers = request.read(), request.headers
+        content_type = headers["content-type"]
+    else:
+        content, content_type = data, "image/png"
+    if "chunked" in kind:
+        content = iter([content[i : i + 9000] for i in range(0, len(content), 9000)])
+    response = client.post("/pose", content=content, headers={"Content-Type": content_type})
+    assert "at most 100000" in check_error(response, 413, "too_many_bytes")
+
+
+def test_content_length_is_rejected_before_the_body(client):
+    head = (
+        "POST /pose HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {10**12}\r\nExpect: 100-continue\r\n\r\n"
+    )
+    with socket.create_connection(address(client)) as connection:
+        connection.settimeout(5)
+        connection.sendall(head.encode())
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"100 Continue" not in answer
+    assert b"connection: close" in answer.lower()
+
+
+def test_error_response_during_an_upload(client):
+    """The server keeps reading for a while; closing the connection would lose the response."""
+    with socket.create_connection(address(client)) as connection:
+        connection.settimeout(5)
+        connection.sendall(head_of(90_000).replace(b"image/png", b"text/plain"))
+        for _ in range(9):
+            connection.sendall(bytes(10_000))
+            time.sleep(0.005)
+        answer = connection.recv(65536)
+        assert answer.startswith(b"HTTP/1.1 415 ")
+        assert b"connection: close" not in answer
+        data = image_file()
+        connection.sendall(head_of(len(data)) + data)
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(
+    ("make", "size_wh"),
+    [(make, size_wh) for make in (png, bmp, jpeg) for size_wh in ((501, 500), (16_000, 16_000))]
+    + [(webp, (16_000, 16_000)), (webp, (1 << 24, 255))],
+)
+def test_too_many_pixels(client, make, size_wh):
+    message = check_error(post(client, make(*size_wh)), 413, "too_many_pixels")
+    assert "at most 250000 pixels" in message
+
+
+def test_zip_bomb_is_not_decompressed(client):
+    """40 MB of zeros in 40 kB are rejected by the header alone."""
+    data = png(5000, 2700, bytes(40_000_000))
+    assert len(data) < LIMITS["max_bytes"]
+    assert "5000x2700" in check_error(post(client, data), 413, "too_many_pixels")
+
+
+def test_zip_bomb_in_a_comment(client):
+    assert post(client, png(1, 1, bytes(4), text=bytes(100))).status_code == 200
+    check_error(post(client, png(1, 1, bytes(4), text=bytes(20_000_000))), 422, "damaged")
+
+
+@pytest.mark.parametrize("content_type", ["text/plain", "application/json", "", "video/mp4"])
+def test_wrong_content_type(client, content_type):
+    message = check_error(post(client, image_file(), content_type), 415, "content_type")
+    assert "multipart/form-data" in message
+
+
+def test_no_content_type(client):
+    check_error(client.post("/pose", content=image_file()), 415, "content_type")
+
+
+def test_content_encoding(client):
+    response = post(client, image_file(), headers={"Content-Encoding": "gzip"})
+    check_error(response, 415, "encoding")
+
+
+@pytest.mark.parametrize(
+    "data", [b"GIF89a" + bytes(50), b"%PDF-1.7", b"hello", bytes(100), b"RIFF\0\0\0\0WAVE"]
+)
+def test_not_an_image(client, data):
+    check_error(post(client, data), 415, "no_picture")
+
+
+def test_empty(client):
+    check_error(post(client, b""), 422, "empty")
+    check_error(client.post("/pose", files={"image": ("x.png", b"")}), 422, "empty")
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
+def test_truncated_files(client, ending, part):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    data = encoded(image, ending)
+    check_error(post(client, data[: max(int(part * len(data)), 16)]), 422, "damaged")
+
+
+def form(*parts, boundary="b", end=True):
+    text = b"".join(b"--b\r\n%b\r\n\r\n%b\r\n" % (head.encode(), body) for head, body in parts)
+    kind = f"multipart/form-data; boundary={boundary}" if boundary else "multipart/form-data"
+    return {"content": text + (b"--b--\r\n" if end else b""), "headers": {"Content-Type": kind}}
+
+
+IMAGE = 'Content-Disposition: form-data; name="image"; filename="x.png"'
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (form(boundary=""), "boundary"),
+        (form((IMAGE, image_file()), end=False)["content"][:-20], "no field 'image'"),
+        (form(("Content-Disposition: form-data; name=other", b"x")), "unknown field 'other'"),
+        (form(("Content-Disposition: form-data; name=image", b"x")), "no file in its field"),
+        (form(("X: y", b"x")), "name"),
+        (form((IMAGE, image_file()), (IMAGE, image_file())), "Too many files"),
+        (form((IMAGE, image_file()), boundary="c"), "invalid form"),
+        (form((IMAGE, image_file()), boundary="x" * 300), "invalid form"),
+        (form(*[("Content-Disposition: form-data; name=a", b"x")] * 20), "Too many fields"),
+        (form(("Content-Disposition: form-data; name=a", bytes(80_000))), "maximum size"),
+        (form(("A: b\r\n" * 20 + IMAGE, image_file())), "invalid form"),
+    ],
+)
+def test_invalid_forms(client, options, words):
+    if isinstance(options, bytes):
+        options = {"content": options, "headers": form()["headers"]}
+    assert words in check_error(client.post("/pose", **options), 422, "form")
+
+
+def test_slow_upload(client):
+    with socket.create_connection(address(client)) as connection:
+        connection.settimeout(5)
+        connection.sendall(head_of(500) + image_file()[:50])
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert b'"slow_upload"' in answer
+
+
+def test_disconnect_during_upload(client):
+    line = 'ppose_requests_total{path="/pose",status="499"}'
+    before = metric(client, line)
+    with socket.create_connection(address(client)) as connection:
+        connection.sendall(head_of(500) + image_file()[:50])
+        wait_until(lambda: client.app.state.service.queue == 1)
+    wait_until(lambda: metric(client, line) == before + 1)
+    assert client.app.state.service.queue == 0
+
+
+SEEDS = {
+    ending: encoded(read_image(ROOT / "dataset/test_image/room.jpg")[:64, :64], ending)
+    for ending in (".jpg", ".png", ".webp", ".bmp", ".tiff")
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ending=st.sampled_from(sorted(SEEDS)),
+    cut=st.floats(0, 1),
+    flips=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 7)), max_size=8),
+    extra=st.binary(max_size=20),
+    as_form=st.booleans(),
+)
+def test_mutated_images(client, ending, cut, flips, extra, as_form):
+    """The response is a success or a client error, never a failure of the service."""
+    data = bytearray(SEEDS[ending])
+    for position, bit in flips:
+        data[int(position * len(data))] ^= 1 << bit
+    data = bytes(data[: int(cut * len(data))]) + extra
+    response = client.post("/pose", files={"image": data}) if as_form else post(client, data)
+    assert response.status_code in (200, 413, 415, 422), response.text
+    assert ("error" in response.json()) == (response.status_code != 200)
+
+
+@settings(max_examples=60, deadline=None)
+@given(positions=st.lists(st.floats(0, 0.999), min_size=1, max_size=6), value=st.integers(0, 255))
+def test_mutated_forms(client, positions, value):
+    body = bytearray(form((IMAGE, image_file(8, 8)))["content"])
+    for position in positions:
+        body[int(position * len(body))] = value
+    response = client.post("/pose", content=bytes(body), headers=form()["headers"])
+    assert response.status_code in (200, 413, 415, 422), response.text
+
+
+def test_heads_that_are_not_http(client):
+    for text in (b"\0\0\0", b"GET\r\n\r\n", b"POST /pose HTTP/1.1\r\nContent-Length: -1\r\n\r\n"):
+        with socket.create_connection(address(client)) as connection:
+            connection.settimeout(5)
+            connection.sendall(text + b"\r\n\r\n")
+            answer = io.BytesIO(b"".join(iter(lambda: connection.recv(65536), b""))).readline()
+        assert b" 400 " in answer
+    assert post(client, image_file()).status_code == 200

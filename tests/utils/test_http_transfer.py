@@ -1,0 +1,221 @@
+"""Transfers from a real HTTP server: resuming, retries, and refused responses."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from http_server import Server, serving
+
+from ppose.utils.checksum import Checksum
+from ppose.utils.download import download
+from ppose.utils.errors import DownloadError
+from ppose.utils.http_transfer import check_free
+
+CONTENT = os.urandom(10_000)
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.fixture
+def server():
+    with serving({"/a.bin": CONTENT}) as running:
+        yield running
+
+
+def get(server: Server, target: Path, **options) -> Path:
+    return download(server.url + "/a.bin", target, backoff=0.01, timeout=5, **options)
+
+
+def leftovers(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def asked_ranges(server: Server) -> list[str | None]:
+    return [headers.get("Range") for _, headers in server.requests]
+
+
+def test_a_lost_connection_is_resumed(server, tmp_path, capsys):
+    server.cuts = [3000, 4000]
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+    assert asked_ranges(server) == [None, "bytes=3000-", "bytes=7000-"]
+    assert "lost" in capsys.readouterr().err
+
+
+def test_a_later_call_resumes(server, tmp_path):
+    server.cuts = [3000]
+    with pytest.raises(DownloadError, match=r"lost.*1 attempts.*2\.9 KiB are kept.*run again"):
+        get(server, tmp_path / "a.bin", attempts=1)
+    assert not (tmp_path / "a.bin").exists()
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+    assert asked_ranges(server) == [None, "bytes=3000-"]
+
+
+def test_failures_with_progress_do_not_count_as_attempts(server, tmp_path):
+    server.cuts = [1000] * 9
+    assert get(server, tmp_path / "a.bin", attempts=2).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("fault", "ranges"),
+    [
+        ({"ranges": False}, [None, "bytes=3000-"]),
+        ({"validators": False}, [None, None]),
+    ],
+)
+def test_starts_again_if_it_cannot_resume(server, tmp_path, fault, ranges):
+    vars(server).update(fault, cuts=[3000])
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+    assert asked_ranges(server) == ranges
+
+
+def test_resumes_without_a_validator_if_there_is_a_checksum(server, tmp_path):
+    server.validators, server.cuts = False, [3000]
+    get(server, tmp_path / "a.bin", checksum=Checksum("sha256", SHA256))
+    assert asked_ranges(server) == [None, "bytes=3000-"]
+
+
+@pytest.mark.parametrize("checks_if_range", [True, False])
+@pytest.mark.parametrize("length", [2_000, 8_000, 20_000])
+def test_two_versions_of_a_file_are_never_joined(server, tmp_path, checks_if_range, length):
+    server.cuts, server.checks_if_range = [3000], checks_if_range
+    with pytest.raises(DownloadError):
+        get(server, tmp_path / "a.bin", attempts=1)
+    server.files["/a.bin"] = os.urandom(length)
+    assert get(server, tmp_path / "a.bin").read_bytes() == server.files["/a.bin"]
+    if checks_if_range:
+        assert len(server.requests) == 2
+
+
+def test_a_part_from_another_url_is_not_resumed(server, tmp_path):
+    server.cuts = [3000]
+    with pytest.raises(DownloadError):
+        get(server, tmp_path / "a.bin", attempts=1)
+    server.files["/b.bin"] = CONTENT[::-1]
+    download(server.url + "/b.bin", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT[::-1]
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"url": 1}'])
+def test_a_part_with_a_damaged_note_is_not_resumed(server, tmp_path, note):
+    (tmp_path / "a.bin.part").write_bytes(b"x" * 3000)
+    (tmp_path / "a.bin.part.json").write_text(note)
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_complete_part_needs_no_request(server, tmp_path):
+    (tmp_path / "a.bin.part").write_bytes(CONTENT)
+    note = {"url": server.url + "/a.bin", "validator": '"x"', "size": len(CONTENT)}
+    (tmp_path / "a.bin.part.json").write_text(json.dumps(note))
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_temporary_errors_are_retried(server, tmp_path, status, capsys):
+    server.statuses = [status, status]
+    get(server, tmp_path / "a.bin")
+    assert f"answered {status}" in capsys.readouterr().err
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_permanent_errors_are_not_retried(server, tmp_path, status):
+    server.statuses = [status]
+    with pytest.raises(DownloadError, match=f"answered {status}.*check the URL"):
+        get(server, tmp_path / "a.bin")
+    assert len(server.requests) == 1
+    assert leftovers(tmp_path) == []
+
+
+def test_gives_up_after_the_last_attempt(server, tmp_path):
+    server.statuses = [503] * 9
+    with pytest.raises(DownloadError, match=r"503.*gave up after 3 attempts"):
+        get(server, tmp_path / "a.bin", attempts=3)
+    assert len(server.requests) == 3
+
+
+def test_a_refused_connection(server, tmp_path):
+    with serving({}) as gone:
+        pass
+    with pytest.raises(DownloadError, match="no connection"):
+        get(gone, tmp_path / "a.bin", attempts=2)
+
+
+def test_a_silent_server_times_out(server, tmp_path):
+    server.block = threading.Event()
+    with pytest.raises(DownloadError, match="timed out"):
+        download(server.url + "/a.bin", tmp_path / "a.bin", timeout=0.1, attempts=1)
+    server.block.set()
+
+
+def test_a_wrong_checksum_leaves_no_file(server, tmp_path):
+    with pytest.raises(DownloadError, match=f"sha256 begins with {SHA256}.*expected 00000000"):
+        get(server, tmp_path / "a.bin", checksum=Checksum("sha256", "0" * 64))
+    assert leftovers(tmp_path) == []
+
+
+def test_a_wrong_size_is_refused_before_the_body_is_read(server, tmp_path):
+    with pytest.raises(DownloadError, match="has 10000 bytes, expected 9999"):
+        get(server, tmp_path / "a.bin", size=9999)
+    assert leftovers(tmp_path) == []
+
+
+def test_a_full_disk_is_reported_before_the_body_is_read(server, tmp_path):
+    server.length = 1 << 60
+    with pytest.raises(DownloadError, match=r"1073741824\.0 GiB, but the disk of"):
+        get(server, tmp_path / "a.bin")
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="needs /dev/full")
+def test_a_disk_that_fills_up_during_the_download(server, tmp_path):
+    (tmp_path / "a.bin.part").symlink_to("/dev/full")
+    with pytest.raises(DownloadError, match=r"disk is full.*run again"):
+        get(server, tmp_path / "a.bin")
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_check_free_reports_needed_and_free_space(tmp_path):
+    check_free(tmp_path, 1, "a file")
+    with pytest.raises(DownloadError, match=r"a file needs 1073741824\.0 GiB.*free: free some"):
+        check_free(tmp_path, 1 << 60, "a file")
+
+
+@pytest.mark.parametrize("cuts", [[], [3500]])
+def test_chunked_bodies(server, tmp_path, cuts):
+    server.chunked, server.cuts = True, cuts
+    assert get(server, tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_chunked_body_must_not_exceed_the_size(server, tmp_path):
+    server.chunked = True
+    with pytest.raises(DownloadError, match="more than the 3000 bytes"):
+        get(server, tmp_path / "a.bin", size=3000)
+    assert not (tmp_path / "a.bin").exists()
+
+
+def test_a_body_of_unknown_length_needs_a_checksum(server, tmp_path):
+    server.length = -1
+    with pytest.raises(DownloadError, match="does not say how long"):
+        get(server, tmp_path / "a.bin")
+    get(server, tmp_path / "a.bin", checksum=Checksum("sha256", SHA256))
+    assert (tmp_path / "a.bin").read_bytes() == CONTENT
+
+
+def test_a_web_page_is_refused(server, tmp_path):
+    server.content_type = "text/html; charset=utf-8"
+    with pytest.raises(DownloadError, match="web page"):
+        get(server, tmp_path / "a.bin")
+
+
+def test_only_redirects_to_http_are_followed(server, tmp_path):
+    server.redirects = {"/r.bin": "/a.bin", "/f.bin": "ftp://127.0.0.1/a", "/l.bin": "file:///a"}
+    download(server.url + "/r.bin", tmp_path / "r.bin")
+    assert (tmp_path / "r.bin").read_bytes() == CONTENT
+    for name in ("f.bin", "l.bin"):
+        with pytest.raises(DownloadError, match=r"redirect|Redirection"):
+            download(f"{server.url}/{name}", tmp_path / name)
