@@ -28,6 +28,7 @@ from paddle.base import core
 from paddle.base.dygraph.base import to_static_mode_guard
 from paddle.base.layer_helper import LayerHelper
 from paddle.base.proto import framework_pb2
+from paddle.jit.dy2static.program_translator import ProgramTranslator
 
 from ppose.utils.errors import PposeError
 
@@ -219,6 +220,10 @@ def trace(network: nn.Layer, inputs: Shape | dict[str, tuple[Shape, str]]) -> Pr
                     f"{type(network).__name__}: Paddle {paddle.__version__} cannot trace one of "
                     f"its operators to the old format: {error}"
                 ) from error
+            finally:
+                # Paddle keeps the parameters of a trace under the program's id until they are
+                # taken: they would stay in memory, and turn up in a later program of that id.
+                ProgramTranslator.get_instance()._params_recorder.pop(main)
     results = made if isinstance(made, dict) else {OUTPUT: made}
     if not all(isinstance(value, paddle.static.Variable) for value in results.values()):
         raise TraceError(
