@@ -28,7 +28,7 @@ from ppose.data.transforms import (
     RandomShift,
     Transform,
     Warp,
-    augmented,
+    apply_transforms,
 )
 from ppose.experiment import Experiment
 from ppose.synthetic import write_coco
@@ -81,14 +81,14 @@ def measure(experiment: Experiment) -> list[dict]:
     count = min(len(source), 2 * IMAGES)
     samples = [source[i] for i in range(count)]
     rng = np.random.default_rng(0)
-    inputs = [augmented(sample, dataset.transforms, rng) for sample in samples]
+    inputs = [apply_transforms(sample, dataset.transforms, rng) for sample in samples]
 
     def each(work):
         return np.array([seconds(lambda i=i: work(i), 3, 1).min() for i in range(count)])
 
     parts = {
         "read and decode": each(lambda i: read_image(source.images[source.image_index[i]].path)),
-        "augment and warp": each(lambda i: augmented(samples[i], dataset.transforms, rng)),
+        "augment and warp": each(lambda i: apply_transforms(samples[i], dataset.transforms, rng)),
         "targets": each(lambda i: experiment.codec.encode(inputs[i])),
         "whole sample": each(lambda i: dataset[0, i]),
     }

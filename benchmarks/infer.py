@@ -302,7 +302,7 @@ def start_network(
     one: Combination, folder: Path, batch: int, args: argparse.Namespace
 ) -> tuple[dict[str, Any], Work]:
     """Loads a network and runs it once; each run is a batch."""
-    from ppose.deploy.backends.timing import some_inputs
+    from ppose.deploy.backends.timing import example_inputs
     from ppose.deploy.bundle import Bundle
     from ppose.deploy.session_runner import load_runner
 
@@ -311,7 +311,7 @@ def start_network(
     bundle = Bundle(folder)
     session = load_runner(bundle, **load_options(one, args)).session
     loaded = time.perf_counter() - start
-    inputs = some_inputs(session, batch, size_wh=bundle.codec.size_wh)
+    inputs = example_inputs(session, batch, size_wh=bundle.codec.size_wh)
 
     def run(_: int) -> dict[str, float]:
         start = time.perf_counter()

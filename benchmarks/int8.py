@@ -121,14 +121,14 @@ def folded_by_layer(experiment: Experiment, weights: Path) -> Experiment:
     """Calibrated with one weight scale per layer, after folding the batch norms."""
     from ppose.compression.calibrate import calibrate
     from ppose.compression.quantize import Quantization
-    from ppose.export.fold import fold_norms
+    from ppose.export.fold import fold_batch_norms
     from ppose.training.setup import prepare
     from ppose.weights.loading import load_weights
 
     load_weights(experiment.model, weights)
     trainer = prepare(experiment, hooks=[])
     network = trainer.state.network.eval()
-    fold_norms(network, experiment.codec.size_wh)
+    fold_batch_norms(network, experiment.codec.size_wh)
     Quantization(weight_scale="tensor").apply(network)
     calibrate(network, trainer.data.plain_images(), 6)
     return experiment

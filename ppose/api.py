@@ -12,6 +12,7 @@ from ppose.deploy.bundle import DESCRIPTION
 from ppose.deploy.session_runner import load_estimator
 from ppose.inference.estimator import PoseEstimator
 from ppose.utils.errors import PposeError
+from ppose.utils.log import log
 from ppose.utils.shipped import shipped
 
 
@@ -82,4 +83,5 @@ class ShippedBundle:
 
     def load(self) -> PoseEstimator:
         """The estimator, in the fastest backend that is installed."""
+        log.info(f"Paddle is not installed: the exported {self.name} runs, which ships with ppose")
         return load_estimator(self.folder)

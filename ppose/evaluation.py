@@ -40,7 +40,7 @@ def evaluate(
     """
     metric.reset(dataset.category_id)
     rank, devices = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
-    all_requests = list(requests_of(dataset, estimator.uses_boxes))
+    all_requests = list(build_requests(dataset, estimator.uses_boxes))
     requests = all_requests[rank::devices]
     failed: list[ImageError] = []
     found: list[Poses] = []
@@ -63,7 +63,7 @@ def evaluate(
     return replace(scores, left_out=len(unread))
 
 
-def requests_of(dataset: CocoDataset, with_boxes: bool = True) -> Iterator[Request]:
+def build_requests(dataset: CocoDataset, with_boxes: bool = True) -> Iterator[Request]:
     """One request per usable image; with boxes, only for images that have any."""
     for record, people in dataset.by_image():
         if not with_boxes:

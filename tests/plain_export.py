@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ppose.deploy.bundle import PROGRAM, WEIGHTS
-from ppose.export.fold import fold_norms
+from ppose.export.fold import fold_batch_norms
 from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.pdmodel import trace
 from ppose.utils.files import atomic_write
@@ -23,7 +23,7 @@ def export_network(network, folder, size_wh, *, batch=None):
     """Exports normalised images (N, 3, H, W) float32 → maps; `size_wh` None is dynamic."""
     width, height = size_wh or (-1, -1)
     made = copy.deepcopy(network).eval()
-    folded = fold_norms(made, size_wh)
+    folded = fold_batch_norms(made, size_wh)
     program = trace(made, (-1 if batch is None else batch, 3, height, width))
     int8 = to_int8(program) if is_fake_quantized(program) else 0
     files = folder / PROGRAM, folder / WEIGHTS

@@ -5,7 +5,7 @@ import paddle
 import pytest
 from conftest import ROOT, data_of
 
-from ppose.compression.calibrate import calibrate, only
+from ppose.compression.calibrate import calibrate, quantize_only
 from ppose.config import ConfigError, dump_config, load_config
 from ppose.data.loader import TrainingSet
 from ppose.experiment import Experiment
@@ -40,7 +40,7 @@ def test_a_config_builds_runs_forward_and_trains_every_parameter(read_small, pat
     images = run.normalize(batch["image"])
     if run.quantize:
         # With the initial statistics of the batch norms, activations would vanish.
-        with only(run.model, ()):
+        with quantize_only(run.model, ()):
             reestimate_batch_norm(run.model, [images], 1)
         calibrate(run.model, [images], 1)
     outputs = run.model(images)

@@ -58,6 +58,7 @@ def empty(tmp_path):
 def test_inference_by_the_name_of_a_config(fresh, empty):
     said = run(fresh / "ppose", "infer", "-c", "quickstart", "--infer_img", "photo.jpg", cwd=empty)
     assert "1 person in 1 image" in said
+    assert "the exported quickstart runs" in said
     written = empty / "output" / "quickstart" / "infer"
     people = json.loads((written / "poses.json").read_text())["images"][0]["people"]
     assert len(people) == 1

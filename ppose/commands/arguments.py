@@ -74,7 +74,7 @@ def add_boxes(group: Group) -> None:
 
 
 def boxes_of(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
-    """The options of `add_boxes` as arguments of `infer_images`; the parser's error for what makes
+    """The options of `add_boxes` as arguments of `infer`; the parser's error for what makes
     no sense."""
     if args.bbox_file == "":
         parser.error("--bbox_file is empty")

@@ -89,13 +89,13 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 def infer_with_experiment(
     experiment: Experiment, pictures: str, output_dir: str | None = None, **options: Any
 ) -> None:
-    """`infer_images` with the network and weights of an experiment.
+    """`ppose.inference.image_files.infer` with the network and weights of an experiment.
 
     Args:
         experiment: network and weights.
-        pictures: see `infer_images`.
+        pictures: see `ppose.inference.image_files.infer`.
         output_dir: None for `infer` in the run's folder.
-        options: further arguments of `infer_images`.
+        options: further arguments of `ppose.inference.image_files.infer`.
     """
     from ppose.inference.image_files import infer
 
@@ -110,7 +110,7 @@ def infer_with_experiment(
 def infer_with_bundle(
     args: argparse.Namespace, parser: argparse.ArgumentParser, pictures: str
 ) -> None:
-    """`infer_images` with an exported network, as the options say."""
+    """`ppose.inference.image_files.infer` with an exported network, as the options say."""
     load = arguments.pipeline_of(args, parser)
     boxes = arguments.boxes_of(parser, args)
     if (args.box or args.bbox_file) and args.det_model_dir:

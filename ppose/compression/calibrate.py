@@ -57,7 +57,7 @@ def calibrate(
     network.training = True
     taken = 0
     try:
-        with paddle.no_grad(), only(network, ()):
+        with paddle.no_grad(), quantize_only(network, ()):
             for image in islice(images, batches):
                 network(image)
                 taken += 1
@@ -158,7 +158,7 @@ class AbsHistogram:
 
 
 @contextmanager
-def only(network: nn.Layer, names: Collection[str]) -> Iterator[None]:
+def quantize_only(network: nn.Layer, names: Collection[str]) -> Iterator[None]:
     """A context in which only the quantized layers `names` are quantized; the others are float."""
     layers = quantized_layers(network)
     before = {name: layer.enabled for name, layer in layers.items()}

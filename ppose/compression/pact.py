@@ -9,7 +9,7 @@ import paddle
 from paddle import Tensor, nn
 from paddle.autograd import PyLayer
 
-from ppose.models.kernels import array_of, recorded_on_cpu
+from ppose.models.kernels import as_numpy, uses_cpu_kernels
 from ppose.utils.numba import compiled, prange
 
 
@@ -42,7 +42,7 @@ class PACT(nn.Layer):
         if not self.training:
             return x
         limit = self.limit
-        if recorded_on_cpu(x, limit):
+        if uses_cpu_kernels(x, limit):
             return _Clip.apply(x, limit)
         return paddle.maximum(paddle.minimum(x, limit), -limit)
 
@@ -72,7 +72,7 @@ class _Clip(PyLayer):
 
 
 def _rows(tensor: Tensor) -> np.ndarray:
-    return array_of(tensor).reshape(tensor.shape[0], -1)
+    return as_numpy(tensor).reshape(tensor.shape[0], -1)
 
 
 @compiled(fastmath={"contract", "reassoc"}, parallel=True)

@@ -21,7 +21,7 @@ from ppose.compression.pact import PACT
 from ppose.compression.paddleslim import paddleslim
 from ppose.config import ConfigError, register
 from ppose.config.patterns import match_names
-from ppose.models.kernels import DepthwiseConv2D, depthwise_conv2d, recorded_on_cpu
+from ppose.models.kernels import DepthwiseConv2D, depthwise_conv2d, uses_cpu_kernels
 from ppose.utils import distributed
 from ppose.weights.tensor_names import is_quantized
 
@@ -165,7 +165,7 @@ class SwitchedDepthwiseConv2D(SwitchedConv2D):
     """A quantized `DepthwiseConv2D`, with its fast kernel for training on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not (self.enabled and recorded_on_cpu(x, self.weight)):
+        if not (self.enabled and uses_cpu_kernels(x, self.weight)):
             return super().forward(x)
         if self._act_preprocess is not None:
             x = self._act_preprocess(x)

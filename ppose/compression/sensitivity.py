@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import paddle
 from paddle import Tensor, nn
 
-from ppose.compression.calibrate import only
+from ppose.compression.calibrate import quantize_only
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class BlockLoss:
     lost: float
 
 
-def blocks_of(names: Iterable[str], depth: int = 3) -> dict[str, list[str]]:
+def group_layers(names: Iterable[str], depth: int = 3) -> dict[str, list[str]]:
     """Groups layers by the first `depth` parts of their names."""
     blocks = defaultdict(list)
     for name in names:
@@ -48,7 +48,7 @@ def sensitivity(
 
     Args:
         network: quantized and calibrated.
-        blocks: name → names of quantized layers, see `blocks_of`.
+        blocks: name → names of quantized layers, see `group_layers`.
         score: returns the score of the network in its current state; higher is better.
         whole: score of the float network, if known.
 
@@ -56,17 +56,17 @@ def sensitivity(
         the blocks, largest loss first.
     """
     if whole is None:
-        with only(network, ()):
+        with quantize_only(network, ()):
             whole = score()
     rows = []
     for block, layers in blocks.items():
-        with only(network, layers):
+        with quantize_only(network, layers):
             found = score()
         rows.append(BlockLoss(block, tuple(layers), found, whole - found))
     return sorted(rows, key=lambda row: -row.lost)
 
 
-def closeness(network: nn.Layer, images: Sequence[Tensor]) -> Callable[[], float]:
+def negative_map_error(network: nn.Layer, images: Sequence[Tensor]) -> Callable[[], float]:
     """A score for `sensitivity` that needs no labels: minus the relative error of the maps.
 
     The error is the squared difference from the maps of the float network, divided by their sum of
@@ -82,7 +82,7 @@ def closeness(network: nn.Layer, images: Sequence[Tensor]) -> Callable[[], float
         network.eval()
         return [network(image) for image in images]
 
-    with only(network, ()):
+    with quantize_only(network, ()):
         exact = maps()
     whole = sum(float(one.square().sum()) for one in exact)
 
@@ -93,7 +93,7 @@ def closeness(network: nn.Layer, images: Sequence[Tensor]) -> Callable[[], float
     return score
 
 
-def proposal(rows: Sequence[BlockLoss], allowed: float) -> list[str]:
+def suggest_exclusions(rows: Sequence[BlockLoss], allowed: float) -> list[str]:
     """Patterns that exclude the fewest blocks such that the others lose at most `allowed`.
 
     Args:

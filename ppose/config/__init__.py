@@ -9,7 +9,7 @@ from ppose.config.registry import (
     register,
     registered,
     renamed,
-    spelled_out,
+    with_defaults,
 )
 from ppose.config.yaml_config import (
     dump_config,
@@ -33,5 +33,5 @@ __all__ = [
     "registered",
     "renamed",
     "shipped_configs",
-    "spelled_out",
+    "with_defaults",
 ]

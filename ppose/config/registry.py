@@ -127,7 +127,7 @@ def check(node: Any, expected: Any = object, path: str = "") -> None:
         _check_children(node, expected, path)
 
 
-def spelled_out(node: Any, expected: Any = object) -> Any:
+def with_defaults(node: Any, expected: Any = object) -> Any:
     """A checked node with all defaults and with shipped names replaced by their content.
 
     It describes the same object to a program that knows neither the defaults nor the names.
@@ -138,16 +138,16 @@ def spelled_out(node: Any, expected: Any = object) -> Any:
         hints = {name: hint for name, (hint, _) in _parameters(cls).items()}
         full = _defaults(cls) | {k: v for k, v in node.items() if k != "type"}
         kind = {"type": cls.__name__} if cls.__name__ in _CLASSES else {}
-        return kind | {name: spelled_out(value, hints[name]) for name, value in full.items()}
+        return kind | {name: with_defaults(value, hints[name]) for name, value in full.items()}
     if _is_schema(expected) and isinstance(node, str):
-        return spelled_out(expected.named(node).node(), expected)
+        return with_defaults(expected.named(node).node(), expected)
     if isinstance(node, dict):
-        return {key: spelled_out(value) for key, value in node.items()}
+        return {key: with_defaults(value) for key, value in node.items()}
     if isinstance(node, list | tuple):
         hints_of = get_args(expected)
         fixed = get_origin(expected) is tuple and Ellipsis not in hints_of
         return [
-            spelled_out(v, hints_of[i] if fixed else hints_of[0] if hints_of else object)
+            with_defaults(v, hints_of[i] if fixed else hints_of[0] if hints_of else object)
             for i, v in enumerate(node)
         ]
     return float(node) if expected is float else node

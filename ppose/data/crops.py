@@ -40,11 +40,11 @@ class Crop(ABC):
 
     Attributes:
         uses_boxes: whether the input is a person's box (top-down) or the image (bottom-up).
-        views_each: number of views per region, whose maps are averaged.
+        views_per_region: number of views per region, whose maps are averaged.
     """
 
     uses_boxes: bool
-    views_each: int = 1
+    views_per_region: int = 1
 
     @abstractmethod
     def views(
@@ -133,7 +133,7 @@ class ImageCrop(Crop):
         self.size = size
         self.side = side
         self.scales = tuple(sorted((check_positive("scales", s) for s in scales), reverse=True))
-        self.views_each = len(self.scales)
+        self.views_per_region = len(self.scales)
         self.max_side = max_side
         self.border = int(check_range("border", border, 0, 255))
 

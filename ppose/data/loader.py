@@ -23,7 +23,7 @@ from ppose.codecs.codec import Codec
 from ppose.config import ConfigError
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
-from ppose.data.transforms import PipelineError, Transform, Warp, augmented
+from ppose.data.transforms import PipelineError, Transform, Warp, apply_transforms
 from ppose.data.workers import Workers, sample_bytes
 from ppose.structures import Sample
 from ppose.utils.cpu import usable_cores
@@ -84,7 +84,7 @@ class TrainingSet:
         epoch, index = key
         rng = np.random.default_rng((self.seed, epoch, index))
         sample, used = self._read_sample(index, rng)
-        sample = augmented(sample, self.transforms, rng)
+        sample = apply_transforms(sample, self.transforms, rng)
         self._check_size(sample.image)
         targets = self.codec.encode(sample)
         return {

@@ -319,7 +319,9 @@ class InformationDropping(Transform):
         return replace(sample, image=image)
 
 
-def augmented(sample: Sample, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
+def apply_transforms(
+    sample: Sample, transforms: Sequence[Transform], rng: np.random.Generator
+) -> Sample:
     """The sample after all transforms, in order."""
     for transform in transforms:
         sample = transform(sample, rng)

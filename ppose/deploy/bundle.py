@@ -122,7 +122,7 @@ class Bundle:
         if codec.uses_boxes:
             _check_equal(path, "input", network.input[2:0:-1], codec.size_wh)
             _check_equal(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
-        if network.gives == "peaks" and (self.flip_test or crop.views_each > 1):
+        if network.gives == "peaks" and (self.flip_test or crop.views_per_region > 1):
             raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
 
     @property

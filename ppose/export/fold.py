@@ -10,7 +10,7 @@ from paddle.nn.quant.quant_layers import FakeQuantChannelWiseAbsMax, QuantizedCo
 from ppose.export.pdmodel import CONVOLUTIONS, Program, trace
 
 
-def fold_norms(network: nn.Layer, size_wh: tuple[int, int] | None) -> int:
+def fold_batch_norms(network: nn.Layer, size_wh: tuple[int, int] | None) -> int:
     """Folds batch norms into the convolutions before them, in place.
 
     A norm is folded only if it alone reads the convolution's output. A quantized convolution with

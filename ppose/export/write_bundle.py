@@ -20,15 +20,15 @@ from typing import Any, Literal, get_type_hints
 
 import paddle
 
-from ppose.config import ConfigError, dump_config, spelled_out
+from ppose.config import ConfigError, dump_config, with_defaults
 from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
 from ppose.experiment import Config, Experiment
-from ppose.export.fold import fold_norms
+from ppose.export.fold import fold_batch_norms
 from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.optimize import optimize
 from ppose.export.pdmodel import Program, trace
 from ppose.export.wrapper import ExportWrapper, input_specs
-from ppose.training.hooks.run_folder import STARTS
+from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
 from ppose.version import __version__
 
@@ -72,7 +72,7 @@ def export_bundle(
     if not formats:
         raise ValueError(f"formats: expected one or more of {', '.join(FORMATS)}")
     experiment.check_fit()
-    if peaks and (experiment.flip_test or experiment.crop.views_each > 1):
+    if peaks and (experiment.flip_test or experiment.crop.views_per_region > 1):
         raise ConfigError(
             "peaks: flip_test and crop.scales average whole maps; export without peaks, or set "
             "flip_test=false and one scale"
@@ -98,7 +98,7 @@ def _build(
 ) -> Bundle:
     codec = experiment.codec
     network = copy.deepcopy(experiment.model).eval()
-    fold_norms(network, codec.size_wh if codec.uses_boxes else None)
+    fold_batch_norms(network, codec.size_wh if codec.uses_boxes else None)
     layer = ExportWrapper(network, experiment.normalize, codec if peaks else None).eval()
     inputs = input_specs(codec, batch, peaks)
     program = trace(layer, inputs)
@@ -156,7 +156,7 @@ def describe(
         "form": FORM,
         "name": experiment.name,
         "network": network,
-        **{key: spelled_out(config[key], hints[key]) for key in _CONFIG_KEYS},
+        **{key: with_defaults(config[key], hints[key]) for key in _CONFIG_KEYS},
         "flip_test": experiment.flip_test,
         "weights": {"file": str(weights) if weights else None, "sha256": sha256},
         "training": {"run": _json_next_to(file, STARTS), "config": config},

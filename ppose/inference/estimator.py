@@ -91,7 +91,7 @@ class PoseEstimator:
         batch_size: int = 32,
         workers: int = 2,
     ):
-        if runner.finds_peaks and (flip_test or crop.views_each > 1):
+        if runner.finds_peaks and (flip_test or crop.views_per_region > 1):
             raise ValueError(
                 "flip_test and several scales average maps, but this network outputs peaks only"
             )
@@ -271,7 +271,7 @@ class PoseEstimator:
                 return self.codec.decode_peaks(peaks)
         maps = self._averaged_maps(regions)
         with self.timer("decode"):
-            return self.codec.decode(without_padding(maps, cells))
+            return self.codec.decode(zero_padding(maps, cells))
 
     def _cells_wh(self, regions: list[_Region]) -> np.ndarray:
         """(N, 2) width and height of the maps in cells, without the padding of the inputs."""
@@ -301,7 +301,7 @@ class PoseEstimator:
         if self.crop.uses_boxes:
             boxes, source = np.asarray(image.boxes_xywh, np.float32), request.box_source
         else:
-            boxes, source = extents(keypoints), NO_BOXES
+            boxes, source = keypoint_boxes(keypoints), NO_BOXES
         if request.box_scores is not None:
             factors = factors * request.box_scores
         return Poses(
@@ -366,7 +366,7 @@ def resample(
     )
 
 
-def without_padding(maps: np.ndarray, cells_wh: np.ndarray) -> np.ndarray:
+def zero_padding(maps: np.ndarray, cells_wh: np.ndarray) -> np.ndarray:
     """Sets maps (N, C, h, w) to 0, in place, outside the first `cells_wh` (N, 2) cells."""
     for one, (width, height) in zip(maps, cells_wh, strict=True):
         one[:, height:] = 0
@@ -374,7 +374,7 @@ def without_padding(maps: np.ndarray, cells_wh: np.ndarray) -> np.ndarray:
     return maps
 
 
-def extents(keypoints: np.ndarray) -> np.ndarray:
+def keypoint_boxes(keypoints: np.ndarray) -> np.ndarray:
     """Keypoints (P, K, 3) → boxes (P, 4) x, y, width, height around the detected joints."""
     detected = keypoints[..., 2:] > 0
     low = np.where(detected, keypoints[..., :2], np.inf).min(1)

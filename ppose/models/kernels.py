@@ -46,20 +46,20 @@ class DepthwiseConv2D(nn.Conv2D):
         self.step = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if recorded_on_cpu(x, self.weight):
+        if uses_cpu_kernels(x, self.weight):
             return depthwise_conv2d(x, self.weight, self.step)
         return super().forward(x)
 
 
 def upsample(x: Tensor, scale: int) -> Tensor:
     """Nearest upsampling: (N, C, h, w) → (N, C, scale·h, scale·w)."""
-    if recorded_on_cpu(x):
+    if uses_cpu_kernels(x):
         return _Upsample.apply(x, scale)
     return F.interpolate(x, scale_factor=scale)
 
 
 def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
-    """Depthwise 3×3 convolution by a Numba kernel; requires `recorded_on_cpu`.
+    """Depthwise 3×3 convolution by a Numba kernel; requires `uses_cpu_kernels`.
 
     Args:
         x: (N, C, H, W).
@@ -69,7 +69,7 @@ def depthwise_conv2d(x: Tensor, weight: Tensor, stride: int = 1) -> Tensor:
     return _Depthwise.apply(x, weight, stride)
 
 
-def recorded_on_cpu(*inputs: Tensor) -> bool:
+def uses_cpu_kernels(*inputs: Tensor) -> bool:
     """Whether the Numba kernels can be used: float32 tensors on a CPU, and autograd records."""
     return (
         numba is not None
@@ -89,14 +89,14 @@ class _Depthwise(PyLayer):
         ctx.needs_gradient = not x.stop_gradient, not weight.stop_gradient
         n, c, h, w = x.shape
         output = paddle.empty([n, c, -(-h // stride), -(-w // stride)])
-        depthwise(array_of(x), array_of(weight), stride, array_of(output))
+        depthwise(as_numpy(x), as_numpy(weight), stride, as_numpy(output))
         return output
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Any:
         x, weight = ctx.saved_tensor()
         of_x, of_weight = paddle.empty(x.shape), paddle.empty(weight.shape)
-        arrays = map(array_of, (x, weight, gradient, of_x, of_weight))
+        arrays = map(as_numpy, (x, weight, gradient, of_x, of_weight))
         depthwise_backward(*arrays, ctx.stride)
         gradients = zip((of_x, of_weight), ctx.needs_gradient, strict=True)
         return tuple(each if needed else None for each, needed in gradients)
@@ -119,14 +119,14 @@ class _Upsample(PyLayer):
         return of_x
 
 
-def array_of(tensor: Tensor) -> np.ndarray:
+def as_numpy(tensor: Tensor) -> np.ndarray:
     """NumPy view of a tensor's memory; a copy if the tensor is not contiguous."""
     return np.from_dlpack(tensor.detach().contiguous())
 
 
 def _planes(tensor: Tensor) -> np.ndarray:
     n, c, h, w = tensor.shape
-    return array_of(tensor).reshape(n * c, h, w)
+    return as_numpy(tensor).reshape(n * c, h, w)
 
 
 @compiled(inline="always")

@@ -96,7 +96,7 @@ class Precision:
         return updated
 
     @property
-    def is_spent(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether the scale is so low that gradients would overflow without scaling too."""
         scale = self.loss_scale
         return scale is not None and scale < _MIN_SCALE

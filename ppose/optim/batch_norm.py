@@ -12,7 +12,7 @@ from paddle.autograd import PyLayer
 
 from ppose.optim.amp import on_gpu
 
-NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
+BATCH_NORMS = (nn.BatchNorm1D, nn.BatchNorm2D, nn.BatchNorm3D, nn.SyncBatchNorm)
 
 
 def synchronize_batch_norm(network: nn.Layer) -> None:
@@ -89,7 +89,7 @@ def reestimate_batch_norm(
         number of batches used.
     """
     kept_ids = {id(layer) for layer in keep}
-    norms = [n for n in network.sublayers() if isinstance(n, NORMS) and id(n) not in kept_ids]
+    norms = [n for n in network.sublayers() if isinstance(n, BATCH_NORMS) and id(n) not in kept_ids]
     momenta = [layer._momentum for layer in norms]
     was_training = network.training
     network.train()

@@ -8,7 +8,7 @@ import paddle
 
 from ppose.config import ConfigError
 from ppose.config.patterns import match_names
-from ppose.optim.batch_norm import NORMS
+from ppose.optim.batch_norm import BATCH_NORMS
 
 
 class Freezing:
@@ -39,7 +39,7 @@ class Freezing:
         self.norms = [
             layer
             for name, layer in network.named_sublayers()
-            if isinstance(layer, NORMS)
+            if isinstance(layer, BATCH_NORMS)
             and (all_norms or self.names.issuperset(_parameter_names(name, layer)))
         ]
 

@@ -24,7 +24,12 @@ import numpy as np
 
 from ppose.utils.errors import PposeError
 from ppose.utils.files import remove_leftovers
-from ppose.weights.weight_file import WeightsError, plain_arrays, read_safetensors, save_arrays
+from ppose.weights.weight_file import (
+    WeightsError,
+    little_endian_arrays,
+    read_safetensors,
+    save_arrays,
+)
 
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
@@ -116,7 +121,7 @@ class Checkpoints:
         """
         if step < 0:
             raise ValueError(f"step is {step}, expected 0 or more")
-        plain = plain_arrays(arrays)
+        plain = little_endian_arrays(arrays)
         text = _json({"format": _FORMAT, "step": step, "facts": dict(facts)})
         metadata = {"ppose": text, "sha256": _checksum(text, plain)}
         path = self.path(step)

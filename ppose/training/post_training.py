@@ -10,9 +10,15 @@ from typing import Any
 import numpy as np
 from paddle import Tensor
 
-from ppose.compression.calibrate import only
+from ppose.compression.calibrate import quantize_only
 from ppose.compression.quantize import quantized_layers
-from ppose.compression.sensitivity import BlockLoss, blocks_of, closeness, proposal, sensitivity
+from ppose.compression.sensitivity import (
+    BlockLoss,
+    group_layers,
+    negative_map_error,
+    sensitivity,
+    suggest_exclusions,
+)
 from ppose.evaluation import evaluate
 from ppose.experiment import Experiment
 from ppose.training.setup import prepare
@@ -71,17 +77,17 @@ def measure_quantization(
         estimator = quantized.estimator()
         return evaluate(estimator, quantized.val_dataset, quantized.metric, quiet=True).ap
 
-    with only(network, ()):
+    with quantize_only(network, ()):
         before = score()
     after = score()
     print(f"float {100 * before:.1f} AP, int8 {100 * after:.1f} AP: {path}")
     facts: dict[str, object] = {"float": before, "int8": after}
     if by_block:
-        blocks = blocks_of(quantized_layers(network), by_block)
+        blocks = group_layers(quantized_layers(network), by_block)
         with progress(total=len(blocks), unit="block", label="sensitivity", quiet=False) as bar:
             rows = sensitivity(network, blocks, _counted(score, bar), before)
-        errors = sensitivity(network, blocks, closeness(network, _some_images(quantized)))
-        exclude = proposal(errors, allowed)
+        errors = sensitivity(network, blocks, negative_map_error(network, _some_images(quantized)))
+        exclude = suggest_exclusions(errors, allowed)
         print(_table(rows, {row.block: row.lost for row in errors}))
         print(f"for an error of maps of at most {allowed:g}: quantize.exclude={exclude}")
         facts |= {

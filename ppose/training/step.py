@@ -120,7 +120,7 @@ class Stepper:
             norm = self._gradient_norm() if with_norm else None
             scale = self.precision.loss_scale
             updated = self.precision.step(self.optimizer)
-            if not updated and self.precision.is_spent:
+            if not updated and self.precision.is_exhausted:
                 raise DivergedError(
                     f"step {step}: the gradients overflow however little the loss is scaled; "
                     "amp=bf16 or a lower learning rate usually helps"

@@ -101,7 +101,7 @@ def save_arrays(
     pickled = Path(path).suffix == ".pdparams"
     if pickled and metadata:
         raise ValueError(f"{path}: a .pdparams file has no metadata; write a .safetensors file")
-    plain = plain_arrays(arrays)
+    plain = little_endian_arrays(arrays)
     with atomic_write(path) as partial, partial.open("wb") as file:
         if pickled:
             pickle.dump(plain, file, protocol=4)  # the protocol of paddle.save
@@ -109,7 +109,7 @@ def save_arrays(
             _write_safetensors(file, plain, dict(metadata or {}))
 
 
-def plain_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def little_endian_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Converts arrays to C order and little-endian, with copies only where needed.
 
     bfloat16, which NumPy does not have, stays as its bits in uint16. TypeError if not numeric.

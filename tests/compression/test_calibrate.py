@@ -9,9 +9,15 @@ from paddle import nn
 from paddle.nn import functional as F
 from tiny_quantized_networks import Small, images
 
-from ppose.compression.calibrate import AbsHistogram, calibrate, only
+from ppose.compression.calibrate import AbsHistogram, calibrate, quantize_only
 from ppose.compression.quantize import Quantization, quantizable_layers, quantized_layers
-from ppose.compression.sensitivity import BlockLoss, blocks_of, closeness, proposal, sensitivity
+from ppose.compression.sensitivity import (
+    BlockLoss,
+    group_layers,
+    negative_map_error,
+    sensitivity,
+    suggest_exclusions,
+)
 from ppose.config.patterns import match_names
 from ppose.utils.errors import PposeError
 
@@ -162,7 +168,7 @@ def test_mse_is_close_to_the_least_error_of_all_limits(spread):
 def test_only_enables_layers_and_restores_them():
     network = Quantization().apply(Small())
     network.first.enabled = False
-    with only(network, ["last"]):
+    with quantize_only(network, ["last"]):
         on = [name for name, layer in quantized_layers(network).items() if layer.enabled]
         assert on == ["last"]
     off = [name for name, layer in quantized_layers(network).items() if not layer.enabled]
@@ -183,11 +189,11 @@ def sensitive_network():
 
 def test_closeness_is_minus_the_relative_error_of_the_maps():
     network, batches = sensitive_network(), images()
-    score = closeness(network, batches)
+    score = negative_map_error(network, batches)
     network.eval()
     with paddle.no_grad():
         found = paddle.concat([network(x) for x in batches]).numpy()
-        with only(network, ()):
+        with quantize_only(network, ()):
             assert score() == 0
             exact = paddle.concat([network(x) for x in batches]).numpy()
     assert score() == pytest.approx(-((found - exact) ** 2).sum() / (exact**2).sum(), rel=1e-4)
@@ -195,18 +201,18 @@ def test_closeness_is_minus_the_relative_error_of_the_maps():
 
 def test_sensitivity_finds_the_sensitive_block_and_proposes_to_exclude_it():
     network = sensitive_network()
-    score = closeness(network, images(1))
-    blocks = blocks_of(quantized_layers(network), depth=1)
+    score = negative_map_error(network, images(1))
+    blocks = group_layers(quantized_layers(network), depth=1)
     rows = sensitivity(network, blocks, score)
     assert {row.block for row in rows} == {"first", "depthwise", "squeeze", "last"}
     assert rows[0].block == "depthwise"
     assert rows[0].lost > 10 * rows[1].lost > 0
     assert rows == sorted(rows, key=lambda row: -row.lost)
     assert next(row for row in rows if row.block == "squeeze").layers == ("squeeze.0", "squeeze.1")
-    patterns = proposal(rows, allowed=2 * rows[1].lost)
+    patterns = suggest_exclusions(rows, allowed=2 * rows[1].lost)
     names = quantizable_layers(Small())
     assert [n for p in patterns for n in match_names(p, names, "exclude")] == ["depthwise"]
-    with only(network, set(names) - {"depthwise"}):
+    with quantize_only(network, set(names) - {"depthwise"}):
         partly = score()
     assert score() < 10 * partly < 0
 
@@ -219,12 +225,12 @@ def rows_of(**losses):
     ("allowed", "expected"), [(9.0, []), (4.0, ["b"]), (1.0, ["b", "a"]), (0.0, ["b", "a", "c"])]
 )
 def test_a_proposal_excludes_the_fewest_blocks(allowed, expected):
-    found = proposal(rows_of(a=3.0, b=5.0, c=1.0, d=-2.0), allowed)
+    found = suggest_exclusions(rows_of(a=3.0, b=5.0, c=1.0, d=-2.0), allowed)
     assert found == [name + r"(\.|$)" for name in expected]
 
 
 def test_a_proposed_pattern_matches_one_block_only():
-    (pattern,) = proposal([BlockLoss("stage.1", ("stage.1.conv",), 0.0, 5.0)], 0.0)
+    (pattern,) = suggest_exclusions([BlockLoss("stage.1", ("stage.1.conv",), 0.0, 5.0)], 0.0)
     names = ["stage.1.conv", "stage.10.conv", "stagex1.conv"]
     assert match_names(pattern, names, "exclude") == ["stage.1.conv"]
 
@@ -235,6 +241,6 @@ def test_a_proposed_pattern_matches_one_block_only():
 )
 def test_blocks_group_layers_by_the_first_parts_of_their_names(depth, expected):
     names = ["a.x.0", "a.x.1", "a.y.0", "b"]
-    blocks = blocks_of(names, depth)
+    blocks = group_layers(names, depth)
     assert list(blocks) == expected
     assert [name for layers in blocks.values() for name in layers] == names

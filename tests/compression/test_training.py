@@ -12,7 +12,7 @@ from ppose.compression.quantize import quantized_layers
 from ppose.config import ConfigError
 from ppose.evaluation import evaluate
 from ppose.experiment import Experiment
-from ppose.optim.batch_norm import NORMS
+from ppose.optim.batch_norm import BATCH_NORMS
 from ppose.training.setup import prepare
 from ppose.weights.tensor_names import float_names, is_quantized
 from ppose.weights.weight_file import WeightsError, read_arrays, save_arrays
@@ -98,7 +98,7 @@ def test_norms_are_calibrated_and_frozen_as_configured(floating):
         norms = {
             f"{name}.{kind}"
             for name, layer in trainer.state.network.named_sublayers()
-            if isinstance(layer, NORMS)
+            if isinstance(layer, BATCH_NORMS)
             for kind in ("_mean", "_variance")
         }
         start, source = arrays_of(trainer.state.network), read_arrays(floating[2])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppose.data.crops import CentreCrop, ImageCrop, ImageFit
-from ppose.data.transforms import Warp, augmented
+from ppose.data.transforms import Warp, apply_transforms
 from ppose.structures import Sample, geometry
 
 SIDES = st.integers(1, 3000)
@@ -52,7 +52,7 @@ def test_the_longest_side_is_bounded():
 
 @pytest.mark.parametrize(("width", "height"), [(320, 100), (100, 320), (64, 64)])
 def test_a_fitted_image_is_centred_and_undistorted(width, height):
-    sample = augmented(
+    sample = apply_transforms(
         image_sample(width, height), [ImageFit((128, 96)), Warp()], np.random.default_rng(0)
     )
     assert sample.image.shape == (96, 128, 3)

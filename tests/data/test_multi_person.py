@@ -10,7 +10,7 @@ from ppose.data.coco import CocoDataset
 from ppose.data.crops import CentreCrop, ImageFit
 from ppose.data.multi_person import CocoMultiPerson
 from ppose.data.problems import DataError
-from ppose.data.transforms import Warp, augmented
+from ppose.data.transforms import Warp, apply_transforms
 from ppose.structures.skeleton import COCO17
 
 
@@ -95,7 +95,7 @@ def test_the_known_mask_excludes_unlabelled_people_and_crowds(tmp_path):
     dataset = CocoMultiPerson(**written(tmp_path, annotations))
     assert len(dataset) == 1
     assert len(dataset[0].keypoints) == 2, "the crowd and the unlabelled person have no joints"
-    sample = augmented(dataset[0], [ImageFit((320, 240)), Warp()], np.random.default_rng(0))
+    sample = apply_transforms(dataset[0], [ImageFit((320, 240)), Warp()], np.random.default_rng(0))
     spots = {  # x, y → is there a person, are all joints known
         (50, 40): (True, True),
         (50, 90): (True, True),
@@ -117,7 +117,7 @@ def test_crowds_as_run_lengths(tmp_path):
     )
     dataset = CocoMultiPerson(**written(tmp_path, [person(1, 10, 20), crowd]))
     assert "no usable segmentation" not in dataset.summary()
-    sample = augmented(dataset[0], [ImageFit((320, 240)), Warp()], np.random.default_rng(0))
+    sample = apply_transforms(dataset[0], [ImageFit((320, 240)), Warp()], np.random.default_rng(0))
     assert (sample.known_mask[:, 100:120] == 0).all()
     assert (sample.known_mask[:, 121:] == 255).all()
 
@@ -132,7 +132,7 @@ def test_the_box_replaces_a_missing_segmentation(tmp_path):
 
 def test_image_masks_and_joints_are_transformed_together(tmp_path):
     dataset = CocoMultiPerson(**written(tmp_path, ROW))
-    sample = augmented(
+    sample = apply_transforms(
         dataset[1], [CentreCrop((128, 96), person_height=0.6), Warp()], np.random.default_rng(0)
     )
     assert sample.image.shape[:2] == sample.people_mask.shape == sample.known_mask.shape

@@ -19,7 +19,7 @@ from ppose.data.transforms import (
     RandomShift,
     Transform,
     Warp,
-    augmented,
+    apply_transforms,
 )
 from ppose.structures import Sample, geometry
 from ppose.structures.skeleton import COCO17
@@ -61,7 +61,7 @@ GEOMETRY = [
 def test_bright_spots_stay_at_their_keypoints(seed, steps, udp, half_body):
     before = [HalfBody(COCO17, p=1.0)] if half_body else []
     pipeline = [*before, BoxCrop((192, 256), udp=udp), *steps, Warp()]
-    sample = augmented(spotted(seed), pipeline, np.random.default_rng(seed))
+    sample = apply_transforms(spotted(seed), pipeline, np.random.default_rng(seed))
     scale = np.sqrt(abs(np.linalg.det(sample.matrix[:2, :2])))
     yy, xx = np.mgrid[:256, :192]
     for x, y, _ in sample.keypoints[0]:
@@ -77,8 +77,10 @@ def test_bright_spots_stay_at_their_keypoints(seed, steps, udp, half_body):
 def test_flip_swaps_joints_by_name():
     sample = spotted()
     pipeline = [BoxCrop(SIZE), RandomFlip(COCO17, p=1.0), Warp()]
-    flipped = augmented(sample, pipeline, np.random.default_rng(0)).keypoints[0]
-    straight = augmented(sample, [BoxCrop(SIZE), Warp()], np.random.default_rng(0)).keypoints[0]
+    flipped = apply_transforms(sample, pipeline, np.random.default_rng(0)).keypoints[0]
+    straight = apply_transforms(
+        sample, [BoxCrop(SIZE), Warp()], np.random.default_rng(0)
+    ).keypoints[0]
     left, right = COCO17.index("left_wrist"), COCO17.index("right_wrist")
     assert flipped[left, 0] == pytest.approx(SIZE[0] - straight[right, 0], abs=1e-3)
     assert flipped[left, 1] == pytest.approx(straight[right, 1], abs=1e-3)
@@ -108,7 +110,7 @@ def test_p_is_the_probability(make):
     def changes(p):
         step = make(p)
         before = [] if isinstance(step, HalfBody) else [BoxCrop(SIZE)]
-        start = augmented(spotted(), before, np.random.default_rng(0))
+        start = apply_transforms(spotted(), before, np.random.default_rng(0))
         return [step(start, np.random.default_rng(i)) is not start for i in range(60)]
 
     assert not any(changes(0.0))
@@ -118,7 +120,7 @@ def test_p_is_the_probability(make):
 
 def test_the_same_seed_gives_the_same_sample():
     pipeline = [HalfBody(COCO17), BoxCrop(SIZE), *GEOMETRY, Warp(), ColorJitter(0.5, 0.5, 0.5, 30)]
-    one, two = (augmented(spotted(), pipeline, np.random.default_rng(5)) for _ in range(2))
+    one, two = (apply_transforms(spotted(), pipeline, np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(one.image, two.image)
     assert np.array_equal(one.keypoints, two.keypoints)
 
@@ -170,7 +172,7 @@ def test_saturation_and_hue_keep_grey_values():
 
 
 def test_information_dropping_blacks_out_pixels_near_a_joint():
-    sample = augmented(spotted(), [BoxCrop(SIZE), Warp()], np.random.default_rng(0))
+    sample = apply_transforms(spotted(), [BoxCrop(SIZE), Warp()], np.random.default_rng(0))
     sample.image[:] = 255
     dropped = InformationDropping(p=1, patches=1)(sample, np.random.default_rng(1))
     blank = np.argwhere((dropped.image == 0).all(-1))[:, ::-1]

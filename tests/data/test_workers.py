@@ -106,9 +106,10 @@ def test_garbage_collection_does_not_touch_shared_memory():
     def frozen(task):
         return [{"objects": gc.get_freeze_count()}]
 
+    before = gc.get_freeze_count()  # Python 3.12 freezes some objects of its own
     with closing(pool_of(1, frozen)) as pool:
         assert next(pool.batches([0]))["objects"] >= len(gc.get_objects()) / 2
-    assert gc.get_freeze_count() == 0
+    assert gc.get_freeze_count() <= before
 
 
 def slow(task):

@@ -26,12 +26,12 @@ from ppose.compression.quantize import quantized_layers, set_scale
 from ppose.config import registered
 from ppose.deploy.backends.open import open_session
 from ppose.experiment import Experiment
-from ppose.export.fold import fold_norms
+from ppose.export.fold import fold_batch_norms
 from ppose.export.pdmodel import TraceError, trace
 from ppose.models import IMHN, HRNet, LiteHRNet, PoseNet
 from ppose.models.layers import Backbone
 from ppose.models.network import Network
-from ppose.optim.batch_norm import NORMS
+from ppose.optim.batch_norm import BATCH_NORMS
 from ppose.structures.skeleton import COCO17
 from ppose.weights.loading import load_weights
 
@@ -45,7 +45,7 @@ NETWORKS = {
 
 
 def norms(network):
-    return [layer for layer in network.sublayers() if isinstance(layer, NORMS)]
+    return [layer for layer in network.sublayers() if isinstance(layer, BATCH_NORMS)]
 
 
 def state(network):
@@ -63,7 +63,7 @@ def test_folding_keeps_the_output(name):
     network.eval()
     images = random_images(2, (64, 64))
     before, count = outputs(network, images), len(norms(network))
-    folded = fold_norms(network, (64, 64))
+    folded = fold_batch_norms(network, (64, 64))
     assert len(norms(network)) == count - folded
     # In eval mode an IMHN does not run all of its layers.
     assert folded == count or name == "IMHN"
@@ -92,14 +92,14 @@ def test_shared_outputs_and_weights_are_not_folded():
     fill(network)
     network.eval()
     before = state(network)
-    assert fold_norms(network, None) == 0
+    assert fold_batch_norms(network, None) == 0
     for name, array in state(network).items():
         np.testing.assert_array_equal(array, before[name])
 
 
 def test_a_network_in_training_mode_is_rejected():
     with pytest.raises(ValueError, match="eval mode only"):
-        fold_norms(BranchingNetwork(), None)
+        fold_batch_norms(BranchingNetwork(), None)
 
 
 def test_a_convolution_with_bias_is_folded():
@@ -107,14 +107,14 @@ def test_a_convolution_with_bias_is_folded():
     fill(network)
     network.eval()
     expected = outputs(network, random_images(1))
-    assert fold_norms(network, None) == 1
+    assert fold_batch_norms(network, None) == 1
     assert error(outputs(network, random_images(1)), expected) < 1e-5
 
 
 def test_folding_keeps_the_integers_of_quantized_layers():
     network = quantized(branching_network())
     integers = _integers(network)
-    fold_norms(network, SIZE_WH)
+    fold_batch_norms(network, SIZE_WH)
     assert not norms(network)
     for name, array in _integers(network).items():
         # The factor of a batch norm can flip the sign of a channel, or round a tie differently.
@@ -134,7 +134,7 @@ def _integers(network):
 def test_per_tensor_scales_keep_their_norms():
     network = quantized(branching_network(), weight_scale="tensor")
     before, expected = len(norms(network)), outputs(network, random_images())
-    assert fold_norms(network, SIZE_WH) == 0
+    assert fold_batch_norms(network, SIZE_WH) == 0
     assert len(norms(network)) == before
     np.testing.assert_array_equal(outputs(network, random_images()), expected)
 

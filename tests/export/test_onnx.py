@@ -21,7 +21,7 @@ from ppose.codecs.part_layout import SIMPLEPOSE
 from ppose.compression.quantize import quantized_layers
 from ppose.deploy.backends.open import open_session
 from ppose.experiment import Experiment
-from ppose.export.fold import fold_norms
+from ppose.export.fold import fold_batch_norms
 from ppose.export.int8_program import to_int8
 from ppose.export.onnx import OPSET, to_onnx, write_onnx
 from ppose.export.pdmodel import TraceError, trace
@@ -60,7 +60,7 @@ def test_a_float_network(name, tmp_path):
     images = random_images(2, (64, 64))
     expected = outputs(network, images)
     if name != "HRNet":  # keeps its batch norms, to test them
-        fold_norms(network, (64, 64))
+        fold_batch_norms(network, (64, 64))
     program = trace(network, (-1, 3, 64, 64))
     for runtime in RUNTIMES:
         (found,) = run(program, tmp_path / "model.onnx", runtime, images)
@@ -82,7 +82,7 @@ def test_dynamic_batch_height_and_width(tmp_path):
 def test_int8(weight_scale, tmp_path):
     network = quantized(branching_network(), weight_scale=weight_scale)
     expected = outputs(network, random_images())
-    fold_norms(network, SIZE_WH)
+    fold_batch_norms(network, SIZE_WH)
     program = trace(network, (-1, 3, *SIZE_WH[::-1]))
     convolutions = to_int8(program)
     for runtime in RUNTIMES:

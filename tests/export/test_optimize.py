@@ -21,7 +21,7 @@ from ppose.codecs.part_layout import SIMPLEPOSE
 from ppose.config import registered
 from ppose.deploy.backends.open import open_session
 from ppose.deploy.bundle import PROGRAM, WEIGHTS
-from ppose.export.fold import fold_norms
+from ppose.export.fold import fold_batch_norms
 from ppose.export.int8_program import to_int8
 from ppose.export.onnx import write_onnx
 from ppose.export.optimize import fold_scales, optimize, split_convolutions
@@ -46,7 +46,7 @@ COPIES = {"split", "concat", "unsqueeze2", "flatten_contiguous_range"}
 def traced(network, size_wh=(64, 64), batch=-1):
     fill(network)
     network.eval()
-    fold_norms(network, size_wh)
+    fold_batch_norms(network, size_wh)
     return trace(network, (batch, 3, *size_wh[::-1]))
 
 
@@ -234,7 +234,7 @@ def test_convolutions_are_split(count, function, tmp_path):
 
 def test_quantized_programs_are_not_changed():
     network = quantized(branching_network())
-    fold_norms(network, SIZE_WH)
+    fold_batch_norms(network, SIZE_WH)
     program = trace(network, (-1, 3, *SIZE_WH[::-1]))
     assert contents(optimize(program, dense=True)) == contents(program)
     to_int8(program)

@@ -12,7 +12,7 @@ from ppose.codecs.part_layout import PartLayout
 from ppose.codecs.peaks import MapsError
 from ppose.data.normalize import Normalize
 from ppose.export.wrapper import ExportWrapper
-from ppose.inference.estimator import without_padding
+from ppose.inference.estimator import zero_padding
 from ppose.models.network import Network
 from ppose.structures.skeleton import COCO17
 
@@ -83,7 +83,7 @@ def test_body_part_peaks_match_the_decoder(max_peaks):
     inside = np.zeros((3, 1, 24, 32), np.float32)
     for mask, (width, height) in zip(inside, cells_wh, strict=True):
         mask[:, :height, :width] = 1
-    expected = codec.decode(without_padding(maps.copy(), cells_wh))
+    expected = codec.decode(zero_padding(maps.copy(), cells_wh))
     peaks = peaks_of(maps, codec, inside)
     found = codec.decode_peaks(peaks)
     assert sum(len(people) for people, _ in expected) >= 3

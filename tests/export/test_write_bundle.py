@@ -13,7 +13,7 @@ from ppose.config import ConfigError
 from ppose.data.images import read_image
 from ppose.deploy.backends.auto import cache_path
 from ppose.deploy.backends.settings import BACKENDS
-from ppose.deploy.backends.timing import some_inputs
+from ppose.deploy.backends.timing import example_inputs
 from ppose.deploy.bundle import DESCRIPTION, Bundle, file_hash
 from ppose.deploy.session_runner import load_estimator, load_runner
 from ppose.experiment import Experiment
@@ -115,7 +115,7 @@ def test_people_from_peaks_match_the_decoder(trained_bottom_up, tmp_path, backen
 def test_peaks_are_the_same_on_all_backends(trained_bottom_up, tmp_path, monkeypatch, capsys):
     bundle = export_bundle(trained_bottom_up, tmp_path / "bundle", peaks=True)
     sessions = [load_runner(bundle, backend=backend).session for backend in BACKENDS]
-    results = [session.run(*some_inputs(session, size_wh=(256, 192))) for session in sessions]
+    results = [session.run(*example_inputs(session, size_wh=(256, 192))) for session in sessions]
     names = [[tensor.name for tensor in session.outputs] for session in sessions]
     first, *others = (dict(zip(*pair, strict=True)) for pair in zip(names, results, strict=True))
     assert (first["height"] < 0).any()

@@ -12,7 +12,7 @@ from ppose.data.crops import BoxCrop, ImageCrop
 from ppose.data.images import ImageError
 from ppose.data.normalize import Normalize
 from ppose.inference.eager import EagerRunner
-from ppose.inference.estimator import PoseEstimator, extents, resample
+from ppose.inference.estimator import PoseEstimator, keypoint_boxes, resample
 from ppose.inference.postprocess import Postprocess
 from ppose.inference.request import InputError, Request
 from ppose.models.network import Network
@@ -260,7 +260,7 @@ def test_boxes_around_the_detected_joints():
     keypoints[0, :2] = [[10, 20, 0.5], [30, 25, 0.1]]
     keypoints[0, 2] = [99, 99, 0]
     keypoints[1, 0] = [5, 6, 1]
-    assert extents(keypoints).tolist() == [[10, 20, 20, 5], [5, 6, 0, 0], [0, 0, 0, 0]]
+    assert keypoint_boxes(keypoints).tolist() == [[10, 20, 20, 5], [5, 6, 0, 0], [0, 0, 0, 0]]
 
 
 def test_images_without_people_do_not_accumulate():

@@ -9,7 +9,7 @@ from paddle import nn
 from paddle.nn import functional as F
 
 from ppose.models import kernels
-from ppose.models.kernels import DepthwiseConv2D, recorded_on_cpu, upsample
+from ppose.models.kernels import DepthwiseConv2D, upsample, uses_cpu_kernels
 from ppose.models.layers import conv2d
 
 pytest.importorskip("numba")
@@ -172,9 +172,9 @@ def test_kernels_do_not_run_without_numba(calls, monkeypatch):
 def test_kernels_support_float32_only():
     x = paddle.rand([1, 2, 4, 4])
     x.stop_gradient = False
-    assert recorded_on_cpu(x)
-    assert not recorded_on_cpu(x.astype("float64"))
-    assert not recorded_on_cpu(x, x.astype("bfloat16"))
+    assert uses_cpu_kernels(x)
+    assert not uses_cpu_kernels(x.astype("float64"))
+    assert not uses_cpu_kernels(x, x.astype("bfloat16"))
 
 
 @pytest.mark.parametrize(

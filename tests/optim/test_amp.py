@@ -43,7 +43,7 @@ def test_off_changes_nothing():
     layer, optimizer = one_weight()
     precision.prepare(layer, optimizer)
     assert precision.loss_scale is None
-    assert not precision.is_spent
+    assert not precision.is_exhausted
     assert step(precision, layer, optimizer) == (1.0, True)
     assert layer.weight.item() == 0.5
     assert precision.state() == {}
@@ -68,10 +68,10 @@ def test_an_overflow_skips_the_step_and_halves_the_scale(scaling):
 def test_the_scale_is_spent_after_many_overflows(scaling):
     layer, optimizer = one_weight()
     for _ in range(16):
-        assert not scaling.is_spent
+        assert not scaling.is_exhausted
         step(scaling, layer, optimizer, factor=float("inf"))
     step(scaling, layer, optimizer, factor=float("inf"))
-    assert scaling.is_spent
+    assert scaling.is_exhausted
 
 
 def test_scale_and_counter_are_saved_and_restored(scaling):

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from ppose.config import dump_config
 from ppose.experiment import Experiment
-from ppose.optim.batch_norm import NORMS
+from ppose.optim.batch_norm import BATCH_NORMS
 from ppose.weights.weight_file import read_arrays, save_arrays
 
 STEPS = Path(__file__).with_name("steps.py")
@@ -128,7 +128,7 @@ def test_norms_of_their_own_are_another_training(quickstart, small_run, tmp_path
 def test_accumulation_in_two_processes_is_the_same_large_batch(quickstart, small_run, tmp_path):
     """Batch norm alone sees the parts, so it is frozen."""
     network = Experiment.from_file(quickstart, small_run).model
-    norms = [n for n, layer in network.named_sublayers() if isinstance(layer, NORMS)]
+    norms = [n for n, layer in network.named_sublayers() if isinstance(layer, BATCH_NORMS)]
     more = (*SGD, "freeze=" + json.dumps([f"{name}\\." for name in norms]))
     config = quickstart, small_run
     whole, _ = steps_of(2, config, tmp_path, *more, "batch_size=8")

@@ -7,7 +7,7 @@ import paddle
 import pytest
 
 from ppose.experiment import Experiment
-from ppose.optim.batch_norm import NORMS
+from ppose.optim.batch_norm import BATCH_NORMS
 from ppose.training.hooks.averaging import SWAHook
 from ppose.training.hooks.checkpointing import CheckpointHook
 from ppose.training.hooks.scoring import EvaluationHook
@@ -109,7 +109,7 @@ def test_the_rate_of_swa_follows_the_batch_too(quickstart, small_run):
 
 def test_frozen_norms_keep_their_statistics_in_swa(quickstart, small_run):
     network = Experiment.from_file(quickstart, small_run).model
-    name = next(n for n, layer in network.named_sublayers() if isinstance(layer, NORMS))
+    name = next(n for n, layer in network.named_sublayers() if isinstance(layer, BATCH_NORMS))
     swa = "swa={type: SWA, start_epoch: 0}"
     trainer = trainer_of(
         quickstart, small_run, swa, f"freeze=['{name}']", hooks=[SWAHook(), CheckpointHook()]

@@ -16,7 +16,7 @@ from ppose.deploy.backends.load import load_session
 from ppose.deploy.backends.model_files import find_model, model_files
 from ppose.deploy.backends.session import Session, TensorInfo
 from ppose.deploy.backends.settings import BACKENDS, PACKAGES, BackendError
-from ppose.deploy.backends.timing import some_inputs, time_interleaved
+from ppose.deploy.backends.timing import example_inputs, time_interleaved
 from ppose.utils.cpu import cpu_name, default_threads
 from ppose.utils.files import atomic_write, file_hash
 from ppose.utils.log import log
@@ -121,7 +121,7 @@ def _measure(
 ) -> dict[str, float]:
     """Latency in milliseconds of each backend whose outputs agree with the majority."""
     first = next(iter(sessions.values()))
-    arrays = some_inputs(first, size_wh=size_wh)
+    arrays = example_inputs(first, size_wh=size_wh)
     inputs: dict[str, list[np.ndarray]] = {}
     results: dict[str, list[np.ndarray]] = {}
     reasons = []

@@ -13,7 +13,7 @@ from pathlib import Path
 from ppose.deploy.backends.model_files import find_model
 from ppose.deploy.backends.paddle import PaddleSession
 from ppose.deploy.backends.settings import BackendError
-from ppose.deploy.backends.timing import some_inputs
+from ppose.deploy.backends.timing import example_inputs
 
 
 @dataclass(frozen=True)
@@ -74,4 +74,4 @@ _CONVOLUTION = re.compile(
 
 def _run_once(path: str, precision: str, engine: str) -> None:
     session = PaddleSession(path, precision=precision, engine=engine or None)
-    session.run(*some_inputs(session))
+    session.run(*example_inputs(session))

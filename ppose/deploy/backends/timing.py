@@ -42,7 +42,9 @@ def latencies(
         fixed = session.inputs[0].shape[0]
         if fixed not in (-1, batch):
             raise ValueError(f"{session.path}: its batch size is {fixed}, not {batch}")
-    calls = [_call(session, some_inputs(session, batch, size_wh=size_wh)) for session in sessions]
+    calls = [
+        _call(session, example_inputs(session, batch, size_wh=size_wh)) for session in sessions
+    ]
     seconds = time_interleaved(calls, runs, warmup)
     p50, p95 = np.percentile(1000 * seconds, [50, 95], axis=0).tolist()
     return list(zip(p50, p95, strict=True))
@@ -64,7 +66,7 @@ def _call(session: Session, inputs: list[np.ndarray]) -> Callable[[], object]:
     return lambda: session.run(*inputs)
 
 
-def some_inputs(
+def example_inputs(
     session: Session, batch: int = 1, size_wh: tuple[int, int] | None = None
 ) -> list[np.ndarray]:
     """Valid inputs for a model, always the same: noise for images, ones for other inputs.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ppose.evaluation import requests_of
+from ppose.evaluation import build_requests
 from ppose.metrics.coco_metric import CocoScores
 from ppose.structures.visualize import draw_grid, draw_maps
 from ppose.training.meter import Meter
@@ -90,7 +90,7 @@ class VisualDLHook(Hook):
 
     def _show_predictions(self, trainer: Trainer) -> None:
         run = trainer.experiment
-        requests = islice(requests_of(run.val_dataset, run.crop.uses_boxes), _MAX_IMAGES)
+        requests = islice(build_requests(run.val_dataset, run.crop.uses_boxes), _MAX_IMAGES)
         kept = (replace(request, keep_image=True) for request in requests)
         found = run.estimator().run(kept, failed=[])
         drawn = [poses.draw(poses.image) for poses in found if poses.image is not None]

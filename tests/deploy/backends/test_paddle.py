@@ -261,11 +261,11 @@ def test_threads(exports):
     code = (
         "import os, sys\n"
         "from ppose.deploy.backends.paddle import PaddleSession\n"
-        "from ppose.deploy.backends.timing import some_inputs\n"
+        "from ppose.deploy.backends.timing import example_inputs\n"
         "for threads in (1, 3):\n"
         "    session = PaddleSession(sys.argv[1], threads=threads, engine='onednn')\n"
         "    before = len(os.listdir('/proc/self/task'))\n"
-        "    session.run(*some_inputs(session))\n"
+        "    session.run(*example_inputs(session))\n"
         "    print(len(os.listdir('/proc/self/task')) - before)\n"
     )
     run = subprocess.run(

@@ -6,7 +6,7 @@ import tiny_two_input_model as two
 
 from ppose.deploy.backends.open import open_session
 from ppose.deploy.backends.session import Session, TensorInfo
-from ppose.deploy.backends.timing import latencies, some_inputs, time_interleaved
+from ppose.deploy.backends.timing import example_inputs, latencies, time_interleaved
 
 
 class Shapes(Session):
@@ -40,10 +40,10 @@ class Shapes(Session):
     ],
 )
 def test_inputs_match_the_tensors(tensor, size_wh, shape):
-    (array,) = some_inputs(Shapes(tensor), 2, size_wh)
+    (array,) = example_inputs(Shapes(tensor), 2, size_wh)
     assert (array.dtype, array.shape) == (tensor.dtype, shape)
     assert tensor.accepts(array)
-    (again,) = some_inputs(Shapes(tensor), 2, size_wh)
+    (again,) = example_inputs(Shapes(tensor), 2, size_wh)
     np.testing.assert_array_equal(array, again)
     is_image = len(shape) == 4 and shape[1] != 1
     assert (len(np.unique(array)) > 10) == is_image
@@ -52,7 +52,7 @@ def test_inputs_match_the_tensors(tensor, size_wh, shape):
 def test_im_shape_of_detectors():
     image = TensorInfo("image", "float32", (-1, 3, -1, -1))
     shapes = Shapes(TensorInfo("im_shape", "float32", (-1, 2)), image)
-    sides, image_input = some_inputs(shapes, 2, (64, 32))
+    sides, image_input = example_inputs(shapes, 2, (64, 32))
     np.testing.assert_array_equal(sides, [[32, 64], [32, 64]])
     assert image_input.shape == (2, 3, 32, 64)
 
@@ -77,6 +77,6 @@ def test_latencies(tmp_path):
 def test_latencies_of_an_unsupported_batch_size(tmp_path):
     two.write_onnx(tmp_path, shape=(1, 16, 24, 3))
     session = open_session(tmp_path, backend="onnxruntime")
-    assert some_inputs(session, 1)[0].shape == (1, 16, 24, 3)
+    assert example_inputs(session, 1)[0].shape == (1, 16, 24, 3)
     with pytest.raises(ValueError, match="model.onnx: its batch size is 1, not 2"):
         latencies([session], 2)
