@@ -44,7 +44,7 @@ def fresh(wheel, tmp_path_factory):
     run(sys.executable, "-m", "venv", folder, cwd=folder)
     programs = folder / Path(sysconfig.get_path("scripts")).name
     said = run(programs / "python", "-m", "pip", "install", wheel, cwd=folder)
-    assert "deprecat" not in said.lower()
+    assert "deprecation" not in said.lower()
     return programs
 
 

@@ -79,9 +79,17 @@ def _size(text: str) -> tuple[int, int]:
 
 def _write(recipe: Recipe, output: Path, workers: int, quiet: bool) -> None:
     from ppose.synthetic import write_coco
+    from ppose.utils.interrupt import StopRequest
     from ppose.utils.progress import progress
 
-    with progress(recipe.count, recipe.split, "images", quiet) as bar:
+    with StopRequest() as stop, progress(recipe.count, recipe.split, "images", quiet) as bar:
+
+        def on_image() -> None:
+            bar.update()
+            # Between two images: an exception inside the pool of processes may block it.
+            if stop.requested:
+                raise KeyboardInterrupt(stop.number)
+
         write_coco(
             output,
             recipe.split,
@@ -90,5 +98,5 @@ def _write(recipe: Recipe, output: Path, workers: int, quiet: bool) -> None:
             recipe.size_wh,
             recipe.difficulty,
             workers=workers,
-            on_image=bar.update,
+            on_image=on_image,
         )

@@ -69,7 +69,7 @@ class Pair:
 class Teacher:
     """The teacher network of a student: `teacher:` of a config.
 
-    `--distill_config` of tools/train.py sets it from the config of a trained network.
+    `--distill_config` of `ppose train` sets it from the config of a trained network.
 
     Args:
         model, codec, normalize, skeleton: as in the config that the teacher was trained with.

@@ -72,7 +72,7 @@ def convert_file(
     save_arrays(output, made.arrays)
     print(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     if made.target.config:
-        print(f"use it: python tools/eval.py -c {made.target.config} -o weights={output}")
+        print(f"use it: ppose eval -c {made.target.config} -o weights={output}")
 
 
 def _check_output(output: Path, overwrite: bool) -> None:

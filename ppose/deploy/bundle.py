@@ -169,12 +169,12 @@ def _check_equal(path: Path, what: str, of_network: Any, of_others: Any) -> None
 def _read_description(folder: Path) -> dict[str, Any]:
     path = folder / DESCRIPTION
     if not folder.is_dir():
-        raise BundleError(f"{folder}: no such folder; create a bundle with tools/export.py")
+        raise BundleError(f"{folder}: no such folder; create a bundle with `ppose export`")
     if not path.is_file():
         content = ", ".join(sorted(p.name for p in folder.iterdir())[:5]) or "no files"
         raise BundleError(
             f"{folder}: not a bundle: it has no {DESCRIPTION}, but {content}; create a bundle with "
-            "tools/export.py"
+            "`ppose export`"
         )
     try:
         about = current_names(read_yaml(path))

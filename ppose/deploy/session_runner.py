@@ -89,7 +89,7 @@ def load_estimator(
     >>> poses = est("dataset/test_image/people.jpg", boxes=[[114, 71, 116, 368]])
 
     Args:
-        model_dir: folder written by tools/export.py.
+        model_dir: folder written by `ppose export`.
         backend, device, precision, threads: see `ppose.deploy.backends.open.open_session`. An int8
             network always runs in int8.
         batch_size: inputs per run of the network.

@@ -182,6 +182,6 @@ def _json_next_to(file: Path | None, name: str) -> Any:
 
 
 def _scores_of(file: Path | None, sha256: str | None) -> dict[str, Any] | None:
-    """scores.json of `tools/eval.py --json` next to the weights, if it belongs to these weights."""
+    """scores.json of `ppose eval --json` next to the weights, if it belongs to these weights."""
     found = _json_next_to(file, "scores.json")
     return found if isinstance(found, dict) and found.get("weights_sha256") == sha256 else None

@@ -221,7 +221,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     def persistent_load(self, _: object) -> Any:
         raise _RefusedError(
-            "refers to objects outside the file, as PyTorch does; convert it with tools/convert.py"
+            "refers to objects outside the file, as PyTorch does; convert it with `ppose convert`"
         )
 
 
@@ -340,10 +340,10 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[dict[str, np.ndarray
 
 
 _FOREIGN = (
-    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with tools/convert.py"),
+    (b"PK\x03\x04", "a zip archive or a PyTorch checkpoint: convert it with `ppose convert`"),
     (
         b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46",
-        "an old PyTorch checkpoint: convert it with tools/convert.py",
+        "an old PyTorch checkpoint: convert it with `ppose convert`",
     ),
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),

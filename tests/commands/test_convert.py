@@ -37,7 +37,7 @@ def test_converts_for_a_config(source, lite, tmp_path, suffix):
     output = tmp_path / "new" / f"out{suffix}"
     out = tool(source, output)
     assert f"{source}: mmpose, Lite-HRNet 'lite_18', 17 joints" in out
-    assert f"python tools/eval.py -c {CONFIG} -o weights={output}" in out
+    assert f"ppose eval -c {CONFIG} -o weights={output}" in out
     assert len(out.splitlines()) < 8
     network = Experiment.from_file(ROOT / CONFIG).model
     load_weights(network, output)

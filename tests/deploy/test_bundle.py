@@ -41,7 +41,7 @@ def test_valid_bundle(bundle):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(BundleError, match=r"nowhere: no such folder; .* tools/export\.py"):
+    with pytest.raises(BundleError, match="nowhere: no such folder; .* `ppose export`"):
         Bundle(tmp_path / "nowhere")
 
 
