@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+
+from ppose.synthetic.scene import Difficulty
 
 if TYPE_CHECKING:
     from ppose.synthetic import Recipe
 
-DIFFICULTIES = ("easy", "normal", "hard", "group")
 EXAMPLES = """\
   ppose synthetic --output dataset/synthetic
   ppose synthetic --output dataset/hard --difficulty hard --size 640x480
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--size", type=_size, default=(320, 240), metavar="WxH", help="of each image (320x240)")
     add(
         "--difficulty",
-        choices=DIFFICULTIES,
+        choices=get_args(Difficulty),
         default="normal",
         help="how crowded, hidden, cut off and blurred people are; group: as easy, but with two to "
         "four people (%(default)s)",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
 import paddle
 
 from ppose.config import register
@@ -52,10 +51,6 @@ class MovingAverage:
         """average = decay × average + (1 - decay) × weights."""
         for name, tensor in weights.items():
             self.mean[name].lerp_(_float32(tensor), 1 - decay)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """The average by name."""
-        return {name: tensor.numpy() for name, tensor in self.mean.items()}
 
 
 def _float32(tensor: paddle.Tensor) -> paddle.Tensor:

@@ -183,7 +183,7 @@ def _resume(state: TrainState, experiment: Experiment, data: TrainingData) -> No
     check_same_network(path, arrays, state.network)
     state.restore(arrays, facts)
     if changed := changed_measure(facts, experiment):
-        log.info(f"'{changed}' has changed: the best AP so far does not count")
+        _log_on_main(f"'{changed}' has changed: the best AP so far does not count")
         state.forget_scores()
 
 

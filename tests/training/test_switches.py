@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from small_trainer import trainer_of
 
 from ppose.config import ConfigError
 from ppose.data.problems import DataError
@@ -17,19 +18,6 @@ from ppose.training.hooks.stopping import EarlyStopHook
 from ppose.training.setup import prepare
 from ppose.training.trainer import Hook
 from ppose.weights.weight_file import read_arrays, read_metadata
-
-
-@pytest.fixture(params=["top-down", "bottom-up"])
-def config(request):
-    """Path and overrides of a small run of either family."""
-    names = {"top-down": ("quickstart", "small_run")}
-    path, overrides = names.get(request.param, ("imhn_quickstart", "small_bottomup"))
-    return request.getfixturevalue(path), request.getfixturevalue(overrides)
-
-
-def trainer_of(config, *more, hooks=()):
-    path, overrides = config
-    return prepare(Experiment.from_file(path, [*overrides, *more]), hooks=list(hooks))
 
 
 def weights_after(config, *more):

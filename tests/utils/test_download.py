@@ -2,34 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
 import pytest
-from http_server import Server, serving
+from one_file_server import CONTENT, SHA256, get, leftovers
 
 from ppose.utils.download import Checksum, DownloadError, cache_folder, download, fetch
-
-CONTENT = os.urandom(10_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def server():
-    with serving({"/a.bin": CONTENT}) as running:
-        yield running
-
-
-def get(server: Server, target: Path, **options) -> Path:
-    return download(server.url + "/a.bin", target, backoff=0.01, timeout=5, **options)
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def test_a_file_is_downloaded_once_and_no_temporary_file_is_left(server, tmp_path):

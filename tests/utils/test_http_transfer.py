@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import threading
@@ -10,28 +9,12 @@ from pathlib import Path
 
 import pytest
 from http_server import Server, serving
+from one_file_server import CONTENT, SHA256, get, leftovers
 
 from ppose.utils.checksum import Checksum
 from ppose.utils.download import download
 from ppose.utils.errors import DownloadError
 from ppose.utils.http_transfer import check_free
-
-CONTENT = os.urandom(10_000)
-SHA256 = hashlib.sha256(CONTENT).hexdigest()
-
-
-@pytest.fixture
-def server():
-    with serving({"/a.bin": CONTENT}) as running:
-        yield running
-
-
-def get(server: Server, target: Path, **options) -> Path:
-    return download(server.url + "/a.bin", target, backoff=0.01, timeout=5, **options)
-
-
-def leftovers(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def asked_ranges(server: Server) -> list[str | None]:

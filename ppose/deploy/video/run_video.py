@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import cv2
 import numpy as np
@@ -84,7 +84,6 @@ def run_video(
     batch_size: int = 8,
     draw_threshold: float = 0.3,
     save_video: bool = True,
-    save_json: bool = True,
     show: bool = False,
     retries: int = 6,
     first_wait: float = 1.0,
@@ -115,7 +114,7 @@ def run_video(
         smoother: smooths keypoints, requires a tracker; None for no smoothing.
         batch_size: frames per call of `estimate`; for a live source the maximum.
         draw_threshold: joints with lower scores are not drawn; the JSON contains all joints.
-        save_video, save_json: which files are written.
+        save_video: write NAME.mp4.
         show: show the drawn frames in a window; q, Esc or closing it ends the run.
         retries, first_wait, timeout: see `FrameReader`.
         timer: timer of `estimate`; the stages of the video are added to it.
@@ -142,7 +141,7 @@ def run_video(
                 timer=timer,
             )
         )
-        paths = _output_paths(Path(output_dir), reader, save_video, save_json)
+        paths = _output_paths(Path(output_dir), reader, save_video)
         outputs = _Outputs(reader, paths, draw_threshold, window, timer)
         stack.callback(outputs.close)
         bar = stack.enter_context(progress(reader.frames, reader.name, "frame", quiet))
@@ -176,18 +175,16 @@ def _track(
 @dataclass(frozen=True)
 class _OutputPaths:
     video: Path | None
-    poses: Path | None
-    metadata: Path | None
+    poses: Path
+    metadata: Path
 
 
-def _output_paths(
-    folder: Path, reader: FrameReader, save_video: bool, save_json: bool
-) -> _OutputPaths:
+def _output_paths(folder: Path, reader: FrameReader, save_video: bool) -> _OutputPaths:
     name = reader.name
     paths = _OutputPaths(
         folder / f"{name}.mp4" if save_video else None,
-        folder / f"{name}.jsonl" if save_json else None,
-        folder / f"{name}.json" if save_json else None,
+        folder / f"{name}.jsonl",
+        folder / f"{name}.json",
     )
     for path in (paths.video, paths.poses, paths.metadata):
         if reader.file and path and path.exists() and path.samefile(reader.file):
@@ -226,10 +223,8 @@ class _Outputs:
         self._skeleton: dict[str, Any] = {}
         self._pending: deque[Future[np.ndarray]] = deque()
         self._video = _VideoWriter(paths.video, reader) if paths.video else None
-        self._lines: TextIO | None = None
-        if paths.poses:
-            paths.poses.parent.mkdir(parents=True, exist_ok=True)
-            self._lines = paths.poses.open("w", encoding="utf-8")
+        paths.poses.parent.mkdir(parents=True, exist_ok=True)
+        self._lines = paths.poses.open("w", encoding="utf-8")
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         if window:
             window.open(reader.title)
@@ -240,10 +235,9 @@ class _Outputs:
             skeleton = tracked.poses.skeleton
             self._skeleton = {"skeleton": skeleton.name, "joints": list(skeleton.joint_names)}
             self._write_metadata("running")
-        if self._lines:
-            with self._timer("writing"):
-                self._lines.write(json.dumps(finite(_json_line(frame, tracked))) + "\n")
-                self._lines.flush()
+        with self._timer("writing"):
+            self._lines.write(json.dumps(finite(_json_line(frame, tracked))) + "\n")
+            self._lines.flush()
         self._frames += 1
         if self._video or self._window:
             self._pending.append(self._pool.submit(self._draw, frame, tracked))
@@ -270,8 +264,7 @@ class _Outputs:
         finally:
             if self._video:
                 self._video.close()
-            if self._lines:
-                self._lines.close()
+            self._lines.close()
             if self._window:
                 self._window.close()
             self._seconds = time.perf_counter() - self._started
@@ -302,8 +295,6 @@ class _Outputs:
         return image
 
     def _write_metadata(self, ending: str) -> None:
-        if not self._paths.metadata:
-            return
         reader = self._reader
         metadata = {
             "source": reader.title,

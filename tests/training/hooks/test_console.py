@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import pytest
+from small_trainer import trainer_of
 
 from ppose.data.images import read_image
 from ppose.experiment import Experiment
@@ -22,28 +23,10 @@ from ppose.training.hooks.console import ConsoleHook, TimeLeft
 from ppose.training.hooks.metrics_file import MetricsFileHook, cut_metrics
 from ppose.training.hooks.run_folder import RunFolderHook, add_start
 from ppose.training.hooks.scoring import EvaluationHook
-from ppose.training.setup import TRAIN_LOG, prepare
+from ppose.training.setup import TRAIN_LOG
 from ppose.training.step import DivergedError
 from ppose.training.trainer import Hook
 from ppose.utils.log import log_to_file
-
-
-@pytest.fixture(params=["top-down", "bottom-up"])
-def config(request):
-    """Path and overrides of a small run of either family."""
-    names = {"top-down": ("quickstart", "small_run")}
-    path, overrides = names.get(request.param, ("imhn_quickstart", "small_bottomup"))
-    return request.getfixturevalue(path), request.getfixturevalue(overrides)
-
-
-@pytest.fixture
-def topdown(quickstart, small_run):
-    return quickstart, small_run
-
-
-def trainer_of(config, *more, hooks=(), resume=False):
-    path, overrides = config
-    return prepare(Experiment.from_file(path, [*overrides, *more]), resume, hooks=list(hooks))
 
 
 def metrics_of(trainer):

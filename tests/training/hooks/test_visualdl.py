@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from small_trainer import trainer_of
 from visualdl import LogReader
 
 from ppose.experiment import Experiment
@@ -13,24 +14,6 @@ from ppose.training.hooks.metrics_file import MetricsFileHook
 from ppose.training.hooks.scoring import EvaluationHook
 from ppose.training.hooks.visualdl import VisualDLHook, records
 from ppose.training.setup import prepare
-
-
-@pytest.fixture(params=["top-down", "bottom-up"])
-def config(request):
-    """Path and overrides of a small run of either family."""
-    names = {"top-down": ("quickstart", "small_run")}
-    path, overrides = names.get(request.param, ("imhn_quickstart", "small_bottomup"))
-    return request.getfixturevalue(path), request.getfixturevalue(overrides)
-
-
-@pytest.fixture
-def topdown(quickstart, small_run):
-    return quickstart, small_run
-
-
-def trainer_of(config, *more, hooks=(), resume=False):
-    path, overrides = config
-    return prepare(Experiment.from_file(path, [*overrides, *more]), resume, hooks=list(hooks))
 
 
 def newest(trainer):
