@@ -44,6 +44,13 @@ def test_the_file_is_a_box_file(images, detector, tmp_path, capsys):
         assert np.allclose(boxes.of(path), [[0, 0, width, height, 0.9]], atol=1e-3)
 
 
+def test_the_threshold_is_that_of_the_option(images, detector, tmp_path):
+    output = tmp_path / "boxes.json"
+    options = ["--det_model_dir", detector, "--image_dir", images, "--output", output]
+    assert run(*options, "--det_threshold", "0.95") == 0
+    assert json.loads(output.read_text()) == []
+
+
 def test_annotations_choose_the_images_and_give_their_ids(images, detector, tmp_path):
     annotations = tmp_path / "annotations.json"
     annotations.write_text(json.dumps({"images": [{"id": 7, "file_name": "b.png"}]}))
