@@ -234,3 +234,12 @@ def test_the_closest_name_is_searched_in_the_deepest_existing_folder(tmp_path):
         f"{tmp_path} has no 'cocoa'; did you mean 'coco'?"
     )
     assert nearest_path(tmp_path / "xyz").endswith("has no 'xyz'; it contains coco")
+
+
+def test_a_missing_data_set_names_what_makes_it(tmp_path):
+    script = tmp_path / "download_coco.py"
+    script.touch()
+    missing = nearest_path(tmp_path / "coco" / "val2017")
+    assert missing.endswith(f"no 'coco'; python {script} downloads it")
+    folder = tmp_path / "synthetic_easy"
+    assert nearest_path(folder / "train").endswith(f"ppose synthetic --output {folder} draws it")
