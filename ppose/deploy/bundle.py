@@ -10,6 +10,7 @@ from ppose.codecs.codec import Codec
 from ppose.config import ConfigError, build, check, current_names, read_yaml
 from ppose.data.crops import Crop
 from ppose.inference.postprocess import Postprocess
+from ppose.inference.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
 from ppose.utils.files import file_hash
 
@@ -124,6 +125,12 @@ class Bundle:
             _check_equal(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
         if network.gives == "peaks" and (self.flip_test or crop.views_per_region > 1):
             raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
+
+    @property
+    def caution(self) -> str | None:
+        """What users of its weights have to know, if anything."""
+        trained = TrainedFor.read(self.about["weights"].get(KEY))
+        return trained.caution if trained else None
 
     @property
     def files(self) -> list[Path]:

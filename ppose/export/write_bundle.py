@@ -28,6 +28,7 @@ from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.optimize import optimize
 from ppose.export.pdmodel import Program, trace
 from ppose.export.wrapper import ExportWrapper, input_specs
+from ppose.inference.trained_for import KEY
 from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
 from ppose.version import __version__
@@ -152,13 +153,18 @@ def describe(
     hints, config = get_type_hints(Config), experiment.config
     file = Path(weights) if weights and Path(weights).is_file() else None
     sha256 = file_hash(file) if file else None
+    trained = experiment.weights_trained_for
     about = {
         "form": FORM,
         "name": experiment.name,
         "network": network,
         **{key: with_defaults(config[key], hints[key]) for key in _CONFIG_KEYS},
         "flip_test": experiment.flip_test,
-        "weights": {"file": str(weights) if weights else None, "sha256": sha256},
+        "weights": {
+            "file": str(weights) if weights else None,
+            "sha256": sha256,
+            KEY: trained.to_dict() if trained else None,
+        },
         "training": {"run": _json_next_to(file, STARTS), "config": config},
         "versions": {
             "ppose": __version__,
