@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ppose.codecs import Codec
 from ppose.compression.distill import Pair, Teacher, teacher_node
@@ -17,15 +17,17 @@ from ppose.config import (
     current_names,
     dump_config,
     load_config,
+    registered,
     with_defaults,
 )
+from ppose.config.ranges import Count, Range, Size, type_hints
 from ppose.data.coco import CocoDataset
 from ppose.data.coco_json import is_drawn
 from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
 from ppose.data.multi_person import CocoMultiPerson
 from ppose.data.normalize import Normalize
-from ppose.data.transforms import Transform
+from ppose.data.transforms import Transform, check_order
 from ppose.inference.eager import EagerRunner
 from ppose.inference.estimator import PoseEstimator
 from ppose.inference.postprocess import Postprocess
@@ -37,6 +39,7 @@ from ppose.models import Network
 from ppose.optim.amp import AmpLevel, AmpType
 from ppose.optim.early_stop import EarlyStop
 from ppose.optim.ema import EMA
+from ppose.optim.freezing import frozen_names
 from ppose.optim.optimizers import Optimizer
 from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
@@ -90,7 +93,7 @@ class Config:
 
     name: str
     skeleton: Skeleton
-    input_size: tuple[int, int]
+    input_size: Size
     model: Network
     codec: Codec
     crop: Crop
@@ -106,7 +109,7 @@ class Config:
     early_stop: EarlyStop | None
     amp: AmpType
     amp_level: AmpLevel
-    accumulate: int
+    accumulate: Count
     freeze: list[str]
     sync_batch_norm: bool
     to_static: bool
@@ -118,23 +121,17 @@ class Config:
     metric: CocoMetric
     postprocess: Postprocess
     flip_test: bool
-    epochs: int
-    batch_size: int
-    workers: int
-    eval_every: int
-    log_every: int
-    save_every: float
-    keep_checkpoints: int
-    seed: int
+    epochs: Annotated[int, Range(least=1, most=1_000_000)]
+    batch_size: Annotated[int, Range(least=1, most=1_000_000)]
+    workers: Annotated[int, Range(least=0, most=4096)]
+    eval_every: Count
+    log_every: Count
+    save_every: Annotated[float, Range(above=0, most=1e6)]
+    keep_checkpoints: Count
+    seed: Annotated[int, Range(least=0, most=2**32 - 1)]
     pretrain_weights: str | None
     weights: str | None
     output_dir: str
-
-
-_LEAST = {
-    **{"epochs": 1, "batch_size": 1, "eval_every": 1, "log_every": 1},
-    **{"workers": 0, "seed": 0, "accumulate": 1, "keep_checkpoints": 1},
-}
 
 
 class Experiment(Config):
@@ -156,11 +153,6 @@ class Experiment(Config):
     def __init__(self, config: dict[str, Any]):
         config = current_names(config)
         check(config, Config)
-        for key, least in _LEAST.items():
-            if config[key] < least:
-                raise ConfigError(f"{key}: expected at least {least}, found {config[key]}")
-        if not config["save_every"] > 0:
-            raise ConfigError(f"save_every: expected above 0, found {config['save_every']}")
         self.config = config
 
     @classmethod
@@ -193,7 +185,7 @@ class Experiment(Config):
 
         def __getattr__(self, key: str) -> object:
             """What a key of the config describes, built when it is first asked for."""
-            hints = get_type_hints(Config)
+            hints = type_hints(Config)
             if key not in hints:
                 raise AttributeError(f"Experiment has no '{key}'")
             made = build(self.config[key], hints[key], key)
@@ -267,14 +259,59 @@ class Experiment(Config):
                 f"{self.swa.start_epoch + self.swa.every}, but there are {self.epochs} epochs"
             )
 
+    def check_training(self) -> None:
+        """ConfigError or PipelineError for anything that is wrong and that no data can tell."""
+        self.check_fit()
+        for key in Config.__annotations__:
+            if key not in ("train_dataset", "val_dataset"):
+                getattr(self, key)
+        self._check_train_dataset()
+        check_order(self.train_transforms)
+        for i, transform in enumerate(self.train_transforms):
+            size_wh = getattr(transform, "size_wh", self.codec.size_wh)
+            if size_wh != self.codec.size_wh:
+                raise ConfigError(
+                    f"train_transforms.{i}.size_wh: expected {self.codec.size_wh} as the codec "
+                    f"has, found {size_wh}"
+                )
+        self.loss.check_fit(self.model)
+        frozen_names(self.model, self.freeze)
+        if not self.teacher:  # whose adapters, which are made later, may have factors too
+            self.optimizer.factors(name for name, _ in self.model.named_parameters())
+
+    def without_effect(self, steps_per_epoch: int | None = None) -> list[str]:
+        """A line for each setting of training that has no effect in a run of this length."""
+        found = []
+        schedule, epochs = self.schedule, self.epochs
+        if steps_per_epoch and schedule.warmup_steps > steps_per_epoch * epochs:
+            found.append(
+                f"schedule.warmup_steps: {schedule.warmup_steps} steps of warm-up, but the run has "
+                f"{steps_per_epoch * epochs}: the learning rate stays below optimizer.lr"
+            )
+        late = [m for m in getattr(schedule, "milestones", ()) if m >= epochs]
+        if late:
+            found.append(f"schedule.milestones: {late} are not before the end of {epochs} epochs")
+        if self.early_stop and self.early_stop.patience * self.eval_every >= epochs:
+            found.append(
+                f"early_stop.patience: {self.early_stop.patience} evaluations are not over before "
+                f"the end of {epochs} epochs"
+            )
+        if self.amp == "off" and self.amp_level != "O1":
+            found.append(f"amp_level: {self.amp_level} needs amp: fp16 or bf16")
+        return [f"no effect: {line}" for line in found]
+
+    def _check_train_dataset(self) -> None:
+        kind = self.config["train_dataset"].get("type")
+        if not self.codec.uses_boxes and kind not in registered(CocoMultiPerson):
+            raise ConfigError(
+                "train_dataset.type: bottom-up training needs everybody in the image: "
+                f"CocoMultiPerson, found {kind}"
+            )
+
     def training_set(self, augmented: bool = True) -> TrainingSet:
         """Samples of the training data with their targets, as they train or as they are."""
         self.check_fit()
-        if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoMultiPerson):
-            raise ConfigError(
-                "train_dataset.type: bottom-up training needs everybody in the image: "
-                f"CocoMultiPerson, found {type(self.train_dataset).__name__}"
-            )
+        self._check_train_dataset()
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ppose.codecs.codec import Codec
 from ppose.config import ConfigError, build, check, current_names, read_yaml
+from ppose.config.ranges import Range, Stride
 from ppose.data.crops import Crop
 from ppose.inference.postprocess import Postprocess
 from ppose.inference.trained_for import KEY, TrainedFor
@@ -19,6 +20,9 @@ FORM = "ppose bundle 1"
 PROGRAM, WEIGHTS, ONNX = "model.pdmodel", "model.pdiparams", "model.onnx"
 # Names of the network's inputs and output.
 IMAGES, INSIDE, MAPS = "images", "inside", "maps"
+
+
+_Dynamic = Annotated[int, Range(least=-1, most=8192)]
 
 
 class BundleError(PposeError):
@@ -43,11 +47,11 @@ class BundleNetwork:
 
     name: str
     gives: Literal["maps", "peaks"]
-    stride: int
-    size_multiple: int
-    channels: int
-    input: tuple[int, int, int, int]
-    int8: int
+    stride: Stride
+    size_multiple: Annotated[int, Range(least=1, most=1024)]
+    channels: Annotated[int, Range(least=1, most=10_000)]
+    input: tuple[_Dynamic, _Dynamic, _Dynamic, _Dynamic]
+    int8: Annotated[int, Range(least=0, most=10**6)]
     files: dict[str, list[str]]
     sha256: dict[str, str]
 
@@ -113,9 +117,6 @@ class Bundle:
     def _check_compatibility(self, path: Path) -> None:
         """Like `Experiment.check_fit`: incompatible parts would give wrong results."""
         network, codec, crop = self.network, self.codec, self.crop
-        for name in ("stride", "size_multiple", "channels"):
-            if getattr(network, name) < 1:
-                raise BundleError(f"{path}: network.{name}: expected 1 or more")
         _check_equal(path, "channels", network.channels, codec.channels)
         _check_equal(path, "stride", network.stride, codec.stride)
         if crop.uses_boxes != codec.uses_boxes:

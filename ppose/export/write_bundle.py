@@ -16,11 +16,12 @@ import platform
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import paddle
 
 from ppose.config import ConfigError, dump_config, with_defaults
+from ppose.config.ranges import type_hints
 from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
 from ppose.experiment import Config, Experiment
 from ppose.export.fold import fold_batch_norms
@@ -150,7 +151,7 @@ def describe(
     weights: str | Path | None,
 ) -> None:
     """Writes `pose.yml`; `network` has the arguments of `ppose.deploy.bundle.Network`."""
-    hints, config = get_type_hints(Config), experiment.config
+    hints, config = type_hints(Config), experiment.config
     file = Path(weights) if weights and Path(weights).is_file() else None
     sha256 = file_hash(file) if file else None
     trained = experiment.weights_trained_for
