@@ -9,6 +9,7 @@ from typing import Any, Literal
 from ppose.codecs.codec import Codec
 from ppose.config import ConfigError, build, check, current_names, read_yaml
 from ppose.data.crops import Crop
+from ppose.deploy.backends.onnx_file import read_onnx
 from ppose.inference.postprocess import Postprocess
 from ppose.utils.errors import PposeError
 from ppose.utils.files import file_hash
@@ -155,6 +156,11 @@ class Bundle:
             if file_hash(path) != self.network.sha256.get(name):
                 raise BundleError(
                     f"{path}: damaged, or from another export than {DESCRIPTION}; export it again"
+                )
+            if path.suffix == ".onnx" and (unlisted := read_onnx(path).weight_files - set(names)):
+                raise BundleError(
+                    f"{path}: its weights {min(unlisted)!r} are not in network.files of "
+                    f"{DESCRIPTION}, with a hash; export it again"
                 )
 
 
