@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +31,7 @@ from ppose.export.wrapper import ExportWrapper, input_specs
 from ppose.inference.trained_for import KEY
 from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
+from ppose.utils.folders import atomic_folder
 from ppose.version import __version__
 
 Format = Literal["paddle", "onnx"]
@@ -53,9 +53,9 @@ def export_bundle(
     """Exports the network of an experiment with its current weights as a bundle.
 
     Batch norms are folded, normalisation of the pixels becomes part of the network, and a
-    quantized network is converted to int8. The bundle is built in a temporary folder and moved
-    into place at the end: if anything fails, an existing bundle is unchanged. Other files in the
-    folder are kept.
+    quantized network is converted to int8. The bundle is built in a folder of its own, which takes
+    the place of `folder` in one step at the end: if anything fails, or the process is killed, an
+    existing bundle is unchanged. Other files in the folder are kept.
 
     Args:
         experiment: not modified.
@@ -80,13 +80,12 @@ def export_bundle(
             "flip_test=false and one scale"
         )
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as made:
-        bundle = _build(experiment, Path(made), formats, peaks, batch, weights)
+    with atomic_folder(
+        folder, {DESCRIPTION, *(n for names in _FILES.values() for n in names)}
+    ) as made:
+        bundle = _build(experiment, made, formats, peaks, batch, weights)
         if check:
             check(bundle)
-        _replace_files(bundle, folder)
     return Bundle(folder)
 
 
@@ -132,16 +131,6 @@ def _write_files(program: Program, folder: Path, formats: Sequence[Format]) -> d
 
         write_onnx(optimize(program, dense=False), folder / ONNX)
     return {form: _FILES[form] for form in formats}
-
-
-def _replace_files(bundle: Bundle, folder: Path) -> None:
-    """Moves the files into the folder, `pose.yml` last, and deletes those of other formats."""
-    folder.mkdir(exist_ok=True)
-    names = [path.name for path in bundle.files]
-    for name in [*names, DESCRIPTION]:
-        (bundle.folder / name).replace(folder / name)
-    for name in (n for files in _FILES.values() for n in files if n not in names):
-        (folder / name).unlink(missing_ok=True)
 
 
 def describe(

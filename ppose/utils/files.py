@@ -35,13 +35,14 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         partial.replace(path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
         _writing.discard(partial)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Syncs the names in a folder to disk, where the file system can."""
     if os.name != "posix":  # Windows cannot open a folder
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -63,11 +64,11 @@ def remove_leftovers(folder: str | Path, pattern: str = "*") -> None:
     """
     for partial in Path(folder).absolute().glob(f".{pattern}.*.part"):
         process = partial.name.split(".")[-2]
-        if partial not in _writing and process.isdecimal() and _is_abandoned(partial, int(process)):
+        if partial not in _writing and process.isdecimal() and is_abandoned(partial, int(process)):
             partial.unlink(missing_ok=True)
 
 
-def _is_abandoned(partial: Path, process: int) -> bool:
+def is_abandoned(partial: Path, process: int) -> bool:
     """Whether no process writes it any more. A running process with that id may be another one."""
     if process == os.getpid():
         return True
