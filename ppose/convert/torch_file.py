@@ -46,18 +46,9 @@ _METADATA = {
 }
 # The beginnings of PyTorch's constants for dtypes and kinds of quantization.
 _CONSTANTS = (
-    "float",
-    "bfloat",
-    "double",
-    "half",
-    "int",
-    "uint",
-    "long",
-    "short",
-    "bool",
-    "complex",
+    *("float", "bfloat", "double", "half", "int", "uint", "long", "short", "bool", "complex"),
+    *("qint", "quint", "per_tensor_", "per_channel_"),
 )
-_CONSTANTS += ("qint", "quint", "per_tensor_", "per_channel_")
 
 
 @dataclass(frozen=True)
