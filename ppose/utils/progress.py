@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+from ppose.utils.printable import printable
+
 try:
     from tqdm import tqdm
 except ImportError:
@@ -102,6 +104,7 @@ def progress(
     total: int | None, label: str, unit: str, quiet: bool = False, done: float = 0
 ) -> ProgressBar:
     """A progress bar, also usable as a context manager; see `ProgressLines` for its arguments."""
+    label = printable(label, keep="")
     if not on_terminal():
         return ProgressLines(total, label, unit, quiet, done)
     return tqdm(
