@@ -9,10 +9,12 @@ import argparse
 import importlib
 import signal
 import sys
+from io import TextIOWrapper
 from types import ModuleType
 from typing import Any, NoReturn
 
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 from ppose.version import __version__
 
 COMMANDS = {
@@ -88,13 +90,16 @@ def call(args: argparse.Namespace) -> int:
     import cv2
 
     cv2.setNumThreads(0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file name may hold what cannot be encoded
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args, args.parser) or 0
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except (PposeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]

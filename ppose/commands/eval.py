@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -152,12 +153,13 @@ def _scored(
     if paddle.distributed.get_rank():
         return scores
     print(scores.table())
-    if scores_file:
-        own = {
-            "config": experiment.name,
-            "min_box_score": experiment.val_dataset.min_box_score,
-        }
-        write_json(scores_file, own | about | scores.to_dict())
-    if results_file:
-        experiment.metric.save_results(results_file)
+    with ExitStack() as stack:  # each is written, also where there is no room for the other
+        if results_file:
+            stack.callback(experiment.metric.save_results, results_file)
+        if scores_file:
+            own = {
+                "config": experiment.name,
+                "min_box_score": experiment.val_dataset.min_box_score,
+            }
+            stack.callback(write_json, scores_file, own | about | scores.to_dict())
     return scores

@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+from ppose.utils.printable import printable
+
 try:
     from tqdm import tqdm
 except ImportError:
@@ -108,6 +110,7 @@ def progress(
     A single step, such as one image, has no progress to show.
     """
     quiet = quiet or (total == 1 and unit != "B")
+    label = printable(label, keep="")
     if not on_terminal():
         return ProgressLines(total, label, unit, quiet, done)
     return tqdm(
