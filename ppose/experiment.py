@@ -32,6 +32,7 @@ from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.files import atomic_write
+from ppose.utils.log import log
 from ppose.weights.loading import load_weights
 
 
@@ -185,6 +186,8 @@ class Experiment(Config):
             made = build(self.config[key], hints[key], key)
             if key == "model" and self.quantize:
                 made = self.quantize.apply(made)
+            if key == "skeleton" and made.mirror_is_guessed:
+                log.info("%s", made.about_mirror())
             self.__dict__[key] = made
             return made
 
@@ -204,10 +207,17 @@ class Experiment(Config):
                     f"{key}: {type(part).__name__} is {kinds[part.uses_boxes]}, but the codec "
                     f"{type(codec).__name__} is {kinds[codec.uses_boxes]}"
                 )
-        if codec.skeleton.joint_names != self.skeleton.joint_names:
+        self._check_joints("codec", codec.skeleton)
+
+    def _check_joints(self, key: str, skeleton: Skeleton) -> None:
+        """A part of the network's ends has the joints of the config's skeleton."""
+        if skeleton.joints != self.skeleton.joints:
+            own = self.skeleton
+            same = skeleton.joint_names == own.joint_names
             raise ConfigError(
-                f"codec: its joints are those of '{codec.skeleton.name}', but the skeleton is "
-                f"'{self.skeleton.name}'"
+                f"{key}: its {'sigmas, mirrors or parts' if same else 'joints'} are those of "
+                f"'{skeleton.name}', but the skeleton is '{own.name}'; write "
+                "skeleton: ${skeleton}"
             )
 
     def _check_maps(self) -> None:
@@ -261,6 +271,13 @@ class Experiment(Config):
                 "train_dataset.type: bottom-up training needs everybody in the image: "
                 f"CocoMultiPerson, found {type(self.train_dataset).__name__}"
             )
+        for i, transform in enumerate(self.train_transforms):
+            if transform.skeleton:
+                self._check_joints(f"train_transforms.{i}", transform.skeleton)
+        try:
+            self.skeleton.check_sides()
+        except ValueError as error:
+            raise ConfigError(f"skeleton: {error}") from None
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 

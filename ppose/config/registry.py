@@ -130,11 +130,14 @@ def check(node: Any, expected: Any = object, path: str = "") -> None:
 def with_defaults(node: Any, expected: Any = object) -> Any:
     """A checked node with all defaults and with shipped names replaced by their content.
 
-    It describes the same object to a program that knows neither the defaults nor the names.
+    It describes the same object to a program that knows neither the defaults nor the names, nor
+    what an object finds out by itself (its `node()`).
     """
     expected = _without_none(expected) if node is not None else expected
     if isinstance(node, dict) and _makes_object(node, expected):
         cls = _class_of(node, expected, "")
+        if hasattr(cls, "node"):
+            node = build(node, expected).node()
         hints = {name: hint for name, (hint, _) in _parameters(cls).items()}
         full = _defaults(cls) | {k: v for k, v in node.items() if k != "type"}
         kind = {"type": cls.__name__} if cls.__name__ in _CLASSES else {}
@@ -196,7 +199,8 @@ def _check_class(node: dict, expected: Any, path: str) -> None:
 def _check_name(node: Any, expected: type, path: str) -> None:
     """Validates a string in place of an object: the name of a shipped one."""
     if not (isinstance(node, str) and hasattr(expected, "named")):
-        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+        form = f"; {expected.form}" if hasattr(expected, "form") else ""
+        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}{form}")
     try:
         expected.named(node)
     except ValueError as error:

@@ -19,6 +19,9 @@ from ppose.structures import Sample, geometry
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
 
+# Fewer joints of a half give no box.
+_LEAST_OF_HALF = 3
+
 
 class PipelineError(PposeError, ValueError):
     """Transforms that do not form a valid input pipeline."""
@@ -29,9 +32,11 @@ class Transform:
 
     Attributes:
         augments: whether this is data augmentation, which can be omitted at test time.
+        skeleton: joints of the samples, for transforms that depend on them.
     """
 
     augments = True
+    skeleton: Skeleton | None = None
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         raise NotImplementedError
@@ -64,21 +69,53 @@ class HalfBody(Transform):
     joints, and people with few labelled joints keep their box.
 
     Args:
-        skeleton: defines which joints are upper and lower.
+        skeleton: defines which joints are upper and lower, by their `part`.
         p: probability.
         min_joints: only people with more labelled joints than this are changed.
         padding: scale factor of the joints' extent, in addition to that of the crop.
+
+    Raises:
+        ValueError: the skeleton has not both halves, two partners are in different halves, or no
+            person can have enough joints.
     """
 
     def __init__(
         self, skeleton: Skeleton, p: float = 0.3, min_joints: int = 8, padding: float = 1.2
     ):
+        self._check(skeleton, min_joints)
+        self.skeleton = skeleton
         self.halves = (skeleton.upper_index, skeleton.lower_index)
         self.p = _probability(p)
         self.min_joints = min_joints
         self.padding = check_positive("padding", padding)
 
+    @staticmethod
+    def _check(skeleton: Skeleton, min_joints: int) -> None:
+        about = f"HalfBody: skeleton '{skeleton.name}'"
+        for half in ("upper", "lower"):
+            count = sum(joint.part == half for joint in skeleton.joints)
+            if count < _LEAST_OF_HALF:
+                other = next(joint for joint in skeleton.joints if joint.part != half)
+                raise ValueError(
+                    f"{about} has {count} joints with part: {half}, and each half needs "
+                    f"{_LEAST_OF_HALF}; write {other.line(part=half)} for each joint of the {half} "
+                    "body, or remove HalfBody"
+                )
+        for joint, mirror in zip(skeleton.joints, skeleton.mirror_index, strict=True):
+            if joint.part != skeleton.joints[mirror].part:
+                raise ValueError(
+                    f"{about}: '{joint.name}' is in the {joint.part} body, but its mirror "
+                    f"'{joint.mirror}' in the {skeleton.joints[mirror].part} one"
+                )
+        if not 0 <= min_joints < len(skeleton):
+            raise ValueError(
+                f"{about} has {len(skeleton)} joints, and only people with more than min_joints "
+                f"change; min_joints has to be in 0..{len(skeleton) - 1}, found {min_joints}"
+            )
+
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        if sample.size_wh != (0, 0):
+            raise PipelineError("HalfBody has to come before the crop")
         person = sample.keypoints[0]
         labelled = person[:, 2] > 0
         if labelled.sum() <= self.min_joints or rng.random() >= self.p:
@@ -86,7 +123,7 @@ class HalfBody(Transform):
         first = int(rng.random() < 0.5)
         for half in (self.halves[first], self.halves[1 - first]):
             chosen = person[half][labelled[half], :2]
-            if len(chosen) > 2 and np.ptp(chosen, axis=0).min() > 0:
+            if len(chosen) >= _LEAST_OF_HALF and np.ptp(chosen, axis=0).min() > 0:
                 size = np.ptp(chosen, axis=0) * self.padding
                 box = np.concatenate([chosen.mean(0) - size / 2, size])
                 return replace(sample, box_xywh=box.astype(np.float32))
@@ -154,10 +191,17 @@ class RandomShift(Geometry):
 
 @register
 class RandomFlip(Geometry):
-    """Random horizontal flip; left and right joints swap."""
+    """Random horizontal flip; left and right joints swap.
+
+    Args:
+        skeleton: defines which joints swap, see `Skeleton.check_flip`.
+        p: probability.
+    """
 
     def __init__(self, skeleton: Skeleton, p: float = 0.5):
         super().__init__(p)
+        skeleton.check_flip()
+        self.skeleton = skeleton
         self.mirror_index = skeleton.mirror_index
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
