@@ -8,6 +8,7 @@ the small input.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -21,6 +22,7 @@ from ppose.utils.errors import PposeError
 
 # Fewer joints of a half give no box.
 _LEAST_OF_HALF = 3
+_LOWER = re.compile("hip|knee|ankle|foot|leg|toe|heel")
 
 
 class PipelineError(PposeError, ValueError):
@@ -95,17 +97,20 @@ class HalfBody(Transform):
         for half in ("upper", "lower"):
             count = sum(joint.part == half for joint in skeleton.joints)
             if count < _LEAST_OF_HALF:
-                other = next(joint for joint in skeleton.joints if joint.part != half)
+                others = [joint for joint in skeleton.joints if joint.part != half]
+                lower = [joint for joint in others if _LOWER.search(joint.name.lower())]
+                example = lower[0] if lower and half == "lower" else others[-1]
                 raise ValueError(
                     f"{about} has {count} joints with part: {half}, and each half needs "
-                    f"{_LEAST_OF_HALF}; write {other.line(part=half)} for each joint of the {half} "
-                    "body, or remove HalfBody"
+                    f"{_LEAST_OF_HALF}; write for each joint of the {half} body such as "
+                    f"{example.line(part=half)}, or remove HalfBody"
                 )
         for joint, mirror in zip(skeleton.joints, skeleton.mirror_index, strict=True):
             if joint.part != skeleton.joints[mirror].part:
                 raise ValueError(
                     f"{about}: '{joint.name}' is in the {joint.part} body, but its mirror "
-                    f"'{joint.mirror}' in the {skeleton.joints[mirror].part} one"
+                    f"'{joint.mirror}' in the {skeleton.joints[mirror].part} one; both need the "
+                    "same part"
                 )
         if not 0 <= min_joints < len(skeleton):
             raise ValueError(

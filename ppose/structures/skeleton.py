@@ -158,17 +158,17 @@ class Skeleton:
         for joint in self.joints:
             if joint.mirror in (None, NONE):
                 continue
-            side = sides.side_of(joint.name)
-            if side and side == sides.side_of(joint.mirror):
-                raise ValueError(
-                    f"{about}: '{joint.name}' has the mirror '{joint.mirror}', but both are on the "
-                    f"{side}"
-                )
             wanted = named.get(joint.name, joint.mirror)
             if wanted != joint.mirror:
                 raise ValueError(
                     f"{about}: '{joint.name}' has the mirror '{joint.mirror}', but there is "
-                    f"'{wanted}'; write {_lines([joint.line(wanted)])}"
+                    f"'{wanted}'; write {joint.line(wanted)}, {joints[wanted].line(joint.name)}"
+                )
+            side = sides.side_of(joint.name)
+            if side and side == sides.side_of(joint.mirror):
+                raise ValueError(
+                    f"{about}: '{joint.name}' has the mirror '{joint.mirror}', but both are on the "
+                    f"{side}; correct a name or a mirror"
                 )
         open_names = [j.name for j in self.joints if j.mirror is None]
         none = "; a joint without a partner has mirror: none"

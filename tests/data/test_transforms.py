@@ -166,11 +166,15 @@ def halves(upper, lower, **parts):
 @pytest.mark.parametrize(
     ("skeleton", "arguments", "message"),
     [
-        (halves(10, 0), {}, "0 joints with part: lower, .* needs 3; write {.*, part: lower} for"),
+        (
+            halves(10, 0),
+            {},
+            "0 joints with part: lower, .* needs 3; write .* as {.*, part: lower}, or",
+        ),
         (
             halves(0, 10),
             {},
-            "0 joints with part: upper, .* write {name: left_0, .*, part: upper} for",
+            "0 joints with part: upper, .* such as {name: .*, part: upper}, or",
         ),
         (halves(8, 2), {}, "2 joints with part: lower"),
         (halves(6, 6, left_5="upper"), {}, "'left_5' is in the upper body, but its mirror"),

@@ -168,6 +168,10 @@ def test_none_says_that_there_is_no_partner():
         (of_names("l_a r_a l_b"), "'l_b' tells of a side, but there is no 'r_b'"),
         (of_names("left_a left_b", left_a="left_b", left_b="left_a"), "both are on the left"),
         (
+            of_names("right_a left_a left_b", left_a="left_b", left_b="left_a"),
+            "write {name: left_a, sigma: 0.5, mirror: right_a}, {name: right_a,",
+        ),
+        (
             of_names(
                 "left_a left_b right_b right_a",
                 **{"left_a": "right_b", "right_b": "left_a"},
