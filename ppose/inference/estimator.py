@@ -317,6 +317,7 @@ class PoseEstimator:
             image_id=request.image_id,
             file=request.image if isinstance(request.image, Path) else request.file,
             image=image.pixels,
+            category_ids=request.category_ids if self.crop.uses_boxes else None,
         )
 
 
