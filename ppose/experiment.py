@@ -18,9 +18,11 @@ from ppose.config import (
     dump_config,
     load_config,
     registered,
+    with_defaults,
 )
 from ppose.config.ranges import Count, Range, Size, type_hints
 from ppose.data.coco import CocoDataset
+from ppose.data.coco_json import is_drawn
 from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
 from ppose.data.multi_person import CocoMultiPerson
@@ -30,6 +32,7 @@ from ppose.inference.eager import EagerRunner
 from ppose.inference.estimator import PoseEstimator
 from ppose.inference.postprocess import Postprocess
 from ppose.inference.runner import Runner
+from ppose.inference.trained_for import KEY, TrainedFor, check_weights
 from ppose.losses import Loss
 from ppose.metrics.coco_metric import CocoMetric
 from ppose.models import Network
@@ -42,7 +45,8 @@ from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.files import atomic_write
-from ppose.weights.loading import load_weights
+from ppose.weights.loading import load_weights, weights_metadata
+from ppose.weights.weight_file import WeightsError
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -142,6 +146,9 @@ class Experiment(Config):
     Raises:
         ConfigError: a key, argument or type that does not fit, with its place.
     """
+
+    # Of the weights that were loaded, if their file tells.
+    weights_trained_for: TrainedFor | None = None
 
     def __init__(self, config: dict[str, Any]):
         config = current_names(config)
@@ -342,16 +349,39 @@ class Experiment(Config):
         """Sets the network's weights, strictly; None takes `chosen_weights`. Returns their source.
 
         Raises:
-            FileNotFoundError, WeightsError: see `ppose.weights.loading.load_weights`.
+            FileNotFoundError, WeightsError: see `ppose.weights.loading.load_weights`; weights that
+                were trained for inputs of another size, other joints or another normalisation.
         """
         source = weights or self.chosen_weights()
+        metadata = weights_metadata(source)
+        if wrong := check_weights(source, metadata, self.trained_for):
+            raise WeightsError(
+                f"{wrong}. Use the config that they belong to, or start training from them: "
+                "pretrain_weights"
+            )
         load_weights(self.model, source)
+        self.weights_trained_for = TrainedFor.read(metadata.get(KEY))
         return source
 
     def loaded_estimator(self, weights: str | Path | None = None) -> PoseEstimator:
         """The estimator, after `load_weights`."""
         self.load_weights(weights)
-        return self.estimator()
+        estimator = self.estimator()
+        if self.weights_trained_for:
+            estimator.caution = self.weights_trained_for.caution
+        return estimator
+
+    @property
+    def trained_for(self) -> TrainedFor:
+        """What weights that this config trains are for."""
+        normalize = with_defaults(self.config["normalize"], Normalize)
+        return TrainedFor(
+            input_size=self.codec.size_wh if self.codec.uses_boxes else None,
+            joints=self.skeleton.joint_names,
+            mean=tuple(normalize["mean"]),
+            std=tuple(normalize["std"]),
+            drawn=is_drawn(self.config["train_dataset"]["anno_path"]),
+        )
 
     def save(self) -> Path:
         """Writes the resolved config into the run's folder."""

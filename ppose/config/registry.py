@@ -107,10 +107,35 @@ def registered(base: type = object) -> dict[str, type]:
     return {name: cls for name, cls in sorted(_CLASSES.items()) if issubclass(cls, base)}
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """End of an error message about an unknown word: the closest known one, or all of them."""
+def nearest(word: str, known: Sequence[str], node: Any = None, path: str = "") -> str:
+    """End of an error message about an unknown word: the closest known one, or all of them.
+
+    Args:
+        word: what was given.
+        known: what it could have been.
+        node: where the words are keys, what they are keys of: the word may be a key deeper in it.
+        path: dotted path of the node.
+    """
+    if deeper := places(word, node, path):
+        return f"; did you mean {' or '.join(map(repr, deeper[:3]))}?"
     close = get_close_matches(word, known, 1) if len(word) <= _MAX_WORD else []
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def places(key: str, node: Any, path: str = "") -> list[str]:
+    """Dotted paths of a key in dicts and lists below `path`, those of the least depth first."""
+    found: list[str] = []
+    level = [(path, node)]
+    while level:
+        named = [
+            (_join(above, name), name, child)
+            for above, inner in level
+            if isinstance(inner, dict | list)
+            for name, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))
+        ]
+        found += [place for place, name, _ in named if name == key]
+        level = [(place, child) for place, _, child in named]
+    return found
 
 
 def build(node: Any, expected: Any = object, path: str = "") -> Any:
@@ -205,9 +230,10 @@ def _check_class(node: dict, expected: Any, path: str) -> None:
     parameters = _parameters(cls)
     for key in node:
         if key not in parameters and key != "type":
+            known = {k: v for k, v in node.items() if k in parameters}
             raise ConfigError(
                 f"{_join(path, key)}: {cls.__name__} has no argument '{key}'"
-                + nearest(str(key), list(parameters))
+                + nearest(str(key), list(parameters), known, path)
             )
     # In this order the error is about `input_size` before all that refers to it.
     for key, (hint, _) in parameters.items():

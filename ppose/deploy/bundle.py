@@ -10,7 +10,9 @@ from ppose.codecs.codec import Codec
 from ppose.config import ConfigError, build, check, current_names, read_yaml
 from ppose.config.ranges import Range, Stride
 from ppose.data.crops import Crop
+from ppose.deploy.backends.onnx_file import read_onnx
 from ppose.inference.postprocess import Postprocess
+from ppose.inference.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
 from ppose.utils.files import file_hash
 
@@ -127,6 +129,12 @@ class Bundle:
             raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
 
     @property
+    def caution(self) -> str | None:
+        """What users of its weights have to know, if anything."""
+        trained = TrainedFor.read(self.about["weights"].get(KEY))
+        return trained.caution if trained else None
+
+    @property
     def files(self) -> list[Path]:
         """The model files of all formats."""
         return [self.folder / name for names in self.network.files.values() for name in names]
@@ -156,6 +164,11 @@ class Bundle:
             if file_hash(path) != self.network.sha256.get(name):
                 raise BundleError(
                     f"{path}: damaged, or from another export than {DESCRIPTION}; export it again"
+                )
+            if path.suffix == ".onnx" and (unlisted := read_onnx(path).weight_files - set(names)):
+                raise BundleError(
+                    f"{path}: its weights {min(unlisted)!r} are not in network.files of "
+                    f"{DESCRIPTION}, with a hash; export it again"
                 )
 
 
