@@ -15,6 +15,8 @@ from typing import Any
 
 _writing: set[Path] = set()  # temporary files that this process is writing
 _STALE_SECONDS = 3600.0  # a file without a write for so long counts as abandoned
+# Errors of a disk or a limit, which name no file.
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Errors by which file systems refuse to sync a folder.
 _NO_FOLDER_SYNC = {errno.EBADF, errno.EINVAL, errno.ENOTSUP}
 
@@ -36,6 +38,12 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.replace(path)
         sync_folder(path.parent)
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        size = partial.stat().st_size if partial.exists() else 0
+        text = f"{error.strerror}, after {size:,} bytes"
+        raise OSError(error.errno, text, os.fspath(path)) from error
     finally:
         partial.unlink(missing_ok=True)
         _writing.discard(partial)
