@@ -15,11 +15,12 @@ import json
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import paddle
 
 from ppose.config import ConfigError, dump_config, with_defaults
+from ppose.config.ranges import type_hints
 from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
 from ppose.experiment import Config, Experiment
 from ppose.export.fold import fold_batch_norms
@@ -27,6 +28,7 @@ from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.optimize import optimize
 from ppose.export.pdmodel import Program, trace
 from ppose.export.wrapper import ExportWrapper, input_specs
+from ppose.inference.trained_for import KEY
 from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
 from ppose.utils.folders import atomic_folder
@@ -138,16 +140,21 @@ def describe(
     weights: str | Path | None,
 ) -> None:
     """Writes `pose.yml`; `network` has the arguments of `ppose.deploy.bundle.Network`."""
-    hints, config = get_type_hints(Config), experiment.config
+    hints, config = type_hints(Config), experiment.config
     file = Path(weights) if weights and Path(weights).is_file() else None
     sha256 = file_hash(file) if file else None
+    trained = experiment.weights_trained_for
     about = {
         "form": FORM,
         "name": experiment.name,
         "network": network,
         **{key: with_defaults(config[key], hints[key]) for key in _CONFIG_KEYS},
         "flip_test": experiment.flip_test,
-        "weights": {"file": str(weights) if weights else None, "sha256": sha256},
+        "weights": {
+            "file": str(weights) if weights else None,
+            "sha256": sha256,
+            KEY: trained.to_dict() if trained else None,
+        },
         "training": {"run": _json_next_to(file, STARTS), "config": config},
         "versions": {
             "ppose": __version__,
