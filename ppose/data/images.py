@@ -80,6 +80,8 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = T
         if "CV_IO_MAX_IMAGE" in str(error):
             raise ImageTooLargeError(f"too large: {error.err}; scale it down") from None
         image = None
+    except MemoryError:
+        raise ImageTooLargeError(f"too large: {header}; there is not enough memory") from None
     if image is None:
         raise DamagedImageError(f"damaged or truncated: {header}, but the pixels cannot be decoded")
     if sorted(image.shape[:2]) != sorted((header.height, header.width)):

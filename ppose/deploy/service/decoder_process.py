@@ -1,12 +1,15 @@
 """A process that decodes images: what happens to it does not happen to the service.
 
 `python -m ppose.deploy.service.decoder_process FD MAX_PIXELS SECONDS` serves the connection FD: it
-answers the bytes of a file with the shape of the image and its pixels, or with an error. It writes
-nothing, and ends with the connection, or when an image takes longer than SECONDS of processor time.
+answers the bytes of a file with JSON, and with the pixels if that has a `shape` rather than an
+`error`. It prints nothing, and ends with the connection, or when an image takes longer than SECONDS
+of processor time.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import signal
 import sys
@@ -25,7 +28,7 @@ def main(fd: int, max_pixels: int, seconds: float) -> None:
     cv2.setNumThreads(1)
     _limit_memory(_BYTES_PER_PIXEL * max_pixels + _MORE_BYTES)
     with Connection(fd) as connection:
-        connection.send("ready")
+        connection.send_bytes(b"ready")
         while True:
             try:
                 data = connection.recv_bytes()
@@ -36,12 +39,13 @@ def main(fd: int, max_pixels: int, seconds: float) -> None:
             try:
                 image = decode_image(data, max_pixels)
             except ImageError as error:
-                connection.send(error)
-            except MemoryError:
-                connection.send(ImageError("too large: it needs too much memory to be decoded"))
+                answer = {"error": type(error).__name__, "message": str(error)}
+                connection.send_bytes(json.dumps(answer).encode())
             else:
-                connection.send(image.shape)
-                connection.send_bytes(image.reshape(-1).data)
+                connection.send_bytes(json.dumps({"shape": image.shape}).encode())
+                pixels = image.reshape(-1).data
+                while pixels:
+                    pixels = pixels[os.write(fd, pixels) :]
             finally:
                 signal.setitimer(signal.ITIMER_PROF, 0)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -27,11 +28,12 @@ _MODULE = "ppose.deploy.service.decoder_process"
 _START_SECONDS = 60.0
 # After a client left. Most images are decoded by then, and a process need not be started.
 _GRACE_SECONDS = 0.2
-_ERRORS = {
+_STATUSES = {
     ImageFormatError: (415, "no_picture"),
     ImageTooLargeError: (413, "too_many_pixels"),
     DamagedImageError: (422, "damaged"),
 }
+_ERRORS = {error.__name__: error for error in _STATUSES}
 
 
 def check_header(data: bytes, max_pixels: int) -> int:
@@ -123,6 +125,8 @@ class Decoders:
         """Makes the process, or a new one, available when the work ends or took too long."""
         if work:
             await asyncio.wait(work, timeout=_GRACE_SECONDS)
+            for one in work:
+                one.add_done_callback(lambda done: done.cancelled() or done.exception())
         if decoder.alive and all(one.done() for one in work):
             self._idle.put_nowait(decoder)
             return
@@ -170,7 +174,7 @@ class _Decoder:
 
     def wait_until_ready(self) -> None:
         try:
-            if self._connection.poll(_START_SECONDS) and self._connection.recv() == "ready":
+            if self._connection.poll(_START_SECONDS) and self._connection.recv_bytes() == b"ready":
                 return
         except (EOFError, OSError):
             pass
@@ -181,14 +185,20 @@ class _Decoder:
         """Raises EOFError or OSError if the process ended, ImageError if it said so."""
         try:
             self._connection.send_bytes(data)
-            answer = self._connection.recv()
-            if isinstance(answer, ImageError):
-                raise answer
-            pixels = self._connection.recv_bytes()
+            answer = json.loads(self._connection.recv_bytes())
+            if "error" in answer:
+                raise _ERRORS[answer["error"]](answer["message"])
+            image = np.empty(answer["shape"], np.uint8)
+            pixels = image.reshape(-1).data
+            while pixels:
+                count = os.readv(self._connection.fileno(), [pixels])
+                if count == 0:
+                    raise EOFError
+                pixels = pixels[count:]
         except (EOFError, OSError):
             self.kill()
             raise
-        return np.frombuffer(pixels, np.uint8).reshape(answer)
+        return image
 
     def kill(self) -> None:
         with suppress(OSError):
@@ -197,6 +207,6 @@ class _Decoder:
 
 
 def _request_error(error: ImageError) -> RequestError:
-    status, code = _ERRORS.get(type(error), (413, "too_many_pixels"))
+    status, code = _STATUSES[type(error)]
     kinds = f"; supported: {', '.join(FORMATS)}" if status == 415 else ""
     return RequestError(status, code, f"the image is {error}{kinds}; send another")

@@ -24,7 +24,8 @@ WRITE_SECONDS = 10.0
 MAX_CONNECTIONS = 512
 MAX_CLIENT_CONNECTIONS = 128
 _MAX_HEAD = 16_384  # bytes
-_READ_SIZE = 16_384  # bytes that are parsed at once, while others wait
+# Bytes that are parsed at once, while others wait for so many seconds.
+_READ_SIZES, _READ_SECONDS = (512, 16_384), 0.005
 _BACKLOG = 256
 
 
@@ -42,7 +43,7 @@ class _Protocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        transport.max_size = _READ_SIZE  # type: ignore[attr-defined]
+        self._set_read_size(_READ_SIZES[1])
         self._opened = self.loop.time()
         if not self._make_room():
             self.app = _too_many_connections
@@ -50,8 +51,25 @@ class _Protocol(H11Protocol):
         self._watch_writing()
 
     def data_received(self, data: bytes) -> None:
+        started = self.loop.time()
         super().data_received(data)
+        took = self.loop.time() - started
+        # Bodies in chunks of one byte take a thousand times as long as others.
+        self._set_read_size(self._read_size // 2 if took > _READ_SECONDS else 2 * self._read_size)
+        if self._is_pipelining:
+            # No browser does that; who does it may have thousands of requests answered unread.
+            self.cycle.keep_alive = False
         self._watch_head()
+
+    @property
+    def _is_pipelining(self) -> bool:
+        """Whether a request has come before the response to the one before it."""
+        busy = self.cycle is not None and not self.cycle.response_complete
+        return busy and self.conn.their_state is h11.DONE and bool(self.conn.trailing_data[0])
+
+    def _set_read_size(self, size: int) -> None:
+        self._read_size = min(max(size, _READ_SIZES[0]), _READ_SIZES[1])
+        self.transport.max_size = self._read_size  # type: ignore[attr-defined]
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()

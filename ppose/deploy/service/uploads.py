@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from ipaddress import ip_address, ip_network
 
 import anyio
+import anyio.lowlevel
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
@@ -19,6 +20,7 @@ OnBytes = Callable[[int], None]
 _FIELD = "image"
 _MIN_RATE = 10_000.0  # bytes per second; slower uploads end when their places are needed
 _RATE_SECONDS = 0.5  # after which the rate counts
+_PARSED_BYTES = 8192
 # Allowance for boundaries, headers and other fields of a form.
 _FORM_BYTES = 65_536
 _USAGE = (
@@ -166,7 +168,7 @@ async def _from_form(request: Request, max_bytes: int, on_bytes: OnBytes) -> byt
     max_form_bytes = max_bytes + _FORM_BYTES
     parser = MultiPartParser(
         request.headers,
-        _bounded(request, max_form_bytes, max_bytes, on_bytes),
+        _small(_bounded(request, max_form_bytes, max_bytes, on_bytes)),
         max_files=1,
         max_fields=8,
         max_part_size=_FORM_BYTES,
@@ -192,6 +194,14 @@ async def _from_form(request: Request, max_bytes: int, on_bytes: OnBytes) -> byt
     if len(data) > max_bytes:
         raise _too_large_upload(f"{len(data)}", max_bytes)
     return data
+
+
+async def _small(chunks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    """The chunks in parts that do not keep others waiting, however they are parsed."""
+    async for chunk in chunks:
+        for at in range(0, len(chunk), _PARSED_BYTES):
+            yield chunk[at : at + _PARSED_BYTES]
+            await anyio.lowlevel.checkpoint()
 
 
 async def _bounded(

@@ -168,9 +168,11 @@ def test_too_many_connections(monkeypatch, limit):
         assert client.get("/healthz").status_code == 200
         idle[0].settimeout(5)
         assert idle[0].recv(1) == b""
-        idle.append(socket.create_connection(address(client)))
         for connection in idle[1:]:
             connection.sendall(head_of(500))
+        wait_until(lambda: len(client.app.state.service.uploads) == 2)
+        idle.append(socket.create_connection(address(client)))
+        idle[-1].sendall(head_of(500))
         wait_until(lambda: len(client.app.state.service.uploads) == 3)
         check_error(httpx.get(f"{client.base_url}/healthz"), 503, "too_many_connections")
         for connection in idle:

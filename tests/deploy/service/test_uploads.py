@@ -303,6 +303,7 @@ def test_decoders_that_end_are_replaced(client):
     decoders = client.app.state.service._decoders
     for decoder in decoders._all:
         decoder._process.kill()
+    wait_until(lambda: not any(decoder.alive for decoder in decoders._all))
     assert post(client, image_file()).status_code == 200
     wait_until(lambda: all(decoder.alive for decoder in decoders._all))
     assert len(decoders._all) == decoders._count
@@ -353,6 +354,15 @@ def test_errors_repeat_little(client):
     response = post(client, image_file(), headers={"Content-Encoding": "x" * 9000})
     assert len(check_error(response, 415, "encoding")) < 600
     check_error(client.get("/poses?" + "a&" * 2000), 414, "query")
+
+
+def test_pipelined_requests_are_not_answered(client):
+    """A client could have thousands answered that it does not read."""
+    with socket.create_connection(address(client)) as connection:
+        connection.settimeout(5)
+        connection.sendall(b"GET /skeleton HTTP/1.1\r\nHost: x\r\n\r\n" * 3)
+        answer = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answer.count(b"HTTP/1.1 200") == 1
 
 
 def test_content_length_with_transfer_encoding(client):
