@@ -6,6 +6,9 @@ import anyio
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ppose.deploy.service.errors import RequestError
+from ppose.deploy.service.hosts import HostPatterns
+
 # No content from other sites, no inline scripts, no frames; camera access for this page only.
 _CONTENT_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -20,10 +23,13 @@ _HEADERS = [
     (b"cache-control", b"no-cache"),
 ]
 _DRAIN_SECONDS = 2.0
+_MAX_QUERY = 1_000  # bytes
 
 
 class ServiceMiddleware:
     """Counts requests by status, adds headers, and discards unread uploads.
+
+    Requests for other hosts, and those whose end is ambiguous, are refused.
 
     An error response during an upload would be lost if the connection were closed. The rest of the
     upload is therefore read and discarded, up to `max_bytes` and 2 seconds.
@@ -32,12 +38,14 @@ class ServiceMiddleware:
         app: the wrapped application.
         requests: counter with the labels path and status.
         max_bytes: maximum number of bytes to discard.
+        hosts: names that requests may be for.
     """
 
-    def __init__(self, app: ASGIApp, *, requests: Counter, max_bytes: int):
+    def __init__(self, app: ASGIApp, *, requests: Counter, max_bytes: int, hosts: HostPatterns):
         self.app = app
         self.requests = requests
         self.max_bytes = max_bytes
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,7 +66,30 @@ class ServiceMiddleware:
                 self.requests.labels(_path(scope), message["status"]).inc()
             await send(message)
 
-        await self.app(scope, body.receive, finish)
+        refusal = self._refusal(scope)
+        await (refusal.response() if refusal else self.app)(scope, body.receive, finish)
+
+    def _refusal(self, scope: Scope) -> RequestError | None:
+        headers = dict(scope["headers"])
+        if b"transfer-encoding" in headers and b"content-length" in headers:
+            # A proxy may see another end of this request, and so another next request.
+            return RequestError(
+                400,
+                "framing",
+                "Content-Length and Transfer-Encoding contradict each other; send one of them",
+                headers={"Connection": "close"},
+            )
+        host = headers.get(b"host", b"").decode("latin-1")
+        if host not in self.hosts:
+            return RequestError(
+                400,
+                "host",
+                f"Host '{host[:100]}' is not a name of this service; its operator can allow it "
+                "with --allowed_hosts",
+            )
+        if len(scope["query_string"]) > _MAX_QUERY:
+            return RequestError(414, "query", f"the query has more than {_MAX_QUERY} bytes")
+        return None
 
 
 class _RequestBody:
