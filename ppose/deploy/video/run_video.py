@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 
 from ppose.deploy.video.frames import CLOSED, Frame, FrameReader, VideoError
+from ppose.deploy.video.scenes import SceneDetector
 from ppose.deploy.video.smoothing import OneEuroSmoother
 from ppose.deploy.video.tracking import UNTRACKED, TrackedPoses, Tracker
 from ppose.deploy.video.writer import open_writer
@@ -132,6 +133,7 @@ def run_video(
         raise ValueError("a smoother needs a tracker")
     timer = timer or Timer()
     window = _Window() if show else None
+    scenes = SceneDetector()
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         reader = stack.enter_context(
@@ -151,7 +153,7 @@ def run_video(
         for frames in reader.batches(lambda: stop.requested or outputs.quit_requested()):
             results = estimate([frame.image for frame in frames])
             for frame, poses in zip(frames, results, strict=True):
-                outputs.add(frame, _track(frame, poses, tracker, smoother, timer))
+                outputs.add(frame, _track(frame, poses, scenes, tracker, smoother, timer))
             outputs.finish_drawing(2 * batch_size)
             bar.update(len(frames))
         outputs.finish_drawing()
@@ -166,12 +168,15 @@ def run_video(
 def _track(
     frame: Frame,
     poses: Poses,
+    scenes: SceneDetector,
     tracker: Tracker | None,
     smoother: OneEuroSmoother | None,
     timer: Timer,
 ) -> TrackedPoses:
     with timer("tracking"):
-        tracked = tracker(poses, frame.time) if tracker else TrackedPoses.untracked(poses)
+        if not tracker:
+            return TrackedPoses.untracked(poses)
+        tracked = tracker(poses, frame.time, scenes(frame.image, frame.time))
         return smoother(tracked, frame.time) if smoother else tracked
 
 
