@@ -47,8 +47,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     argv = sys.argv[1:] if argv is None else argv
     # Only the named subcommand is imported.
     named = argv[0] if argv and argv[0] in COMMANDS else None
-    args = program([named] if named else []).parse_args(argv)
-    sys.exit(call(args))
+    sys.exit(call(_parsed(program([named] if named else []), argv)))
 
 
 def script(command: str | ModuleType) -> NoReturn:
@@ -58,8 +57,8 @@ def script(command: str | ModuleType) -> NoReturn:
         command: name of a subcommand, or a module of the same form.
     """
     module = _module(command) if isinstance(command, str) else command
-    args = _filled(argparse.ArgumentParser(**_texts(module)), module).parse_args()
-    sys.exit(call(args))
+    parser = _filled(argparse.ArgumentParser(**_texts(module)), module)
+    sys.exit(call(_parsed(parser, sys.argv[1:])))
 
 
 def program(names: list[str] | None = None) -> argparse.ArgumentParser:
@@ -112,6 +111,28 @@ def call(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The arguments; for an unknown option that is a key of the config, how it is set."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_key_hint(args, unknown)}")
+    return args
+
+
+def _key_hint(args: argparse.Namespace, unknown: list[str]) -> str:
+    option, equals, value = unknown[0].partition("=")
+    if not (option.startswith("--") and getattr(args, "config", None) and "override" in args):
+        return ""
+    from ppose.config import load_config, places
+
+    try:
+        found = places(option[2:], load_config(args.config))
+    except (PposeError, OSError):
+        return ""
+    value = value if equals else "".join(unknown[1:2]) or "VALUE"
+    return f"; a key of the config is set with -o {found[0]}={value}" if found else ""
 
 
 def _module(name: str) -> ModuleType:

@@ -143,8 +143,12 @@ def _scored(
 ) -> CocoScores:
     import paddle
 
+    from ppose.data.coco_json import is_drawn
     from ppose.evaluation import evaluate
+    from ppose.utils.log import log
 
+    if scored.caution and not is_drawn(experiment.config["val_dataset"]["anno_path"]):
+        log.info(scored.caution)
     scores = evaluate(scored, experiment.val_dataset, experiment.metric)
     if paddle.distributed.get_rank():
         return scores

@@ -129,10 +129,17 @@ def _in_hidden_folder(path: Path) -> bool:
 
 
 def nearest_path(path: Path) -> str:
-    """For errors about a missing path: the closest name in the deepest folder that exists."""
+    """For errors about a missing path: the closest name in the deepest folder that exists.
+
+    A data set that a script beside it downloads, or that `ppose synthetic` draws, is named so.
+    """
     folder, name = path.absolute().parent, path.name
     while not folder.is_dir():
         folder, name = folder.parent, folder.name
+    if (script := folder / f"download_{name}.py").is_file():
+        return f"{folder} has no '{name}'; python {script} downloads it"
+    if name.startswith("synthetic"):
+        return f"{folder} has no '{name}'; ppose synthetic --output {folder / name} draws it"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     close = get_close_matches(name, names[:10_000], 1)
     if close:

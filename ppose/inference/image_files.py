@@ -76,6 +76,8 @@ def infer(
     requests = _requests(files, boxes, bbox_file, min_box_score)
     _check_overwriting(inputs, [*drawn.values(), path])
     finder = make_finder()
+    if finder.caution:
+        print(finder.caution)
     if finder.uses_boxes and not (boxes or bbox_file):
         print("no boxes of people: each image is treated as one person who fills it")
     failed: list[ImageError] = []

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from ppose.utils.printable import printable
+from ppose.utils.printable import bounded
 
 
 class PposeError(Exception):
     """Invalid input from outside: a config, a file, an argument.
 
     The message says what is wrong, where, and what to do; commands print it without a traceback.
-    Characters that no terminal should get, as file names may hold, are escaped.
+    What it repeats of the input can do no harm: control characters are shown as in Python's source,
+    and the middle of a very long message is left out.
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return bounded(super().__str__())
 
 
 class DownloadError(PposeError, OSError):
@@ -32,4 +33,4 @@ class WriteError(PposeError, OSError):
         self.message, self.errno, self.strerror = message, cause.errno, cause.strerror
 
     def __str__(self) -> str:
-        return printable(self.message)
+        return bounded(self.message)

@@ -50,7 +50,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
                 os.fsync(file.fileno())
         partial.replace(path)
         if sync:
-            _sync_folder(path.parent)
+            sync_folder(path.parent)
     except OSError as error:
         places = {str(place) for place in (partial, path, *path.parents)}
         if isinstance(error, PposeError) or not (
@@ -135,7 +135,8 @@ class RecordFile:
             data = data[self._file.write(data) :]
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Syncs the names in a folder to disk, where the file system can."""
     if os.name != "posix":  # Windows cannot open a folder
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -157,11 +158,11 @@ def remove_leftovers(folder: str | Path, pattern: str = "*") -> None:
     """
     for partial in Path(folder).absolute().glob(f".{pattern}.*.part"):
         process = partial.name.split(".")[-2]
-        if partial not in _writing and process.isdecimal() and _is_abandoned(partial, int(process)):
+        if partial not in _writing and process.isdecimal() and is_abandoned(partial, int(process)):
             partial.unlink(missing_ok=True)
 
 
-def _is_abandoned(partial: Path, process: int) -> bool:
+def is_abandoned(partial: Path, process: int) -> bool:
     """Whether no process writes it any more. A running process with that id may be another one."""
     if process == os.getpid():
         return True

@@ -61,15 +61,15 @@ log.addHandler(_StdoutHandler(logging.INFO))
 def log_to_file(path: Path) -> Iterator[None]:
     """A context that also appends log lines to a file, including those of level DEBUG.
 
-    An error that ends the context is written to the file, but not printed, and only if the folder
-    exists by then. The file is created with its first line.
+    An error that ends the context is written to the file, but not printed, and only if there is a
+    file by then. It is created with the first line.
     """
     handler = _LazyFileHandler(path)
     log.addHandler(handler)
     try:
         yield
     except BaseException as error:
-        if path.parent.exists():
+        if path.exists():
             _log_end(error)
         raise
     finally:

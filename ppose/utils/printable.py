@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_LONGEST = 2000  # characters of a message
+
 
 def printable(text: str, keep: str = "\n\t") -> str:
     r"""The text with escapes such as \x1b or \udce9 for characters that are no print.
@@ -16,3 +18,11 @@ def printable(text: str, keep: str = "\n\t") -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in keep else ascii(c)[1:-1] for c in text)
+
+
+def bounded(text: str) -> str:
+    """A message, printable and not endless: of a very long one, the middle is left out."""
+    if len(text) > _LONGEST:
+        text = text[: _LONGEST * 3 // 4] + " […] " + text[-_LONGEST // 8 :]
+    text = printable(text)
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -237,6 +237,15 @@ def test_the_closest_name_is_searched_in_the_deepest_existing_folder(tmp_path):
     assert nearest_path(tmp_path / "xyz").endswith("has no 'xyz'; it contains coco")
 
 
+def test_a_missing_data_set_names_what_makes_it(tmp_path):
+    script = tmp_path / "download_coco.py"
+    script.touch()
+    missing = nearest_path(tmp_path / "coco" / "val2017")
+    assert missing.endswith(f"no 'coco'; python {script} downloads it")
+    folder = tmp_path / "synthetic_easy"
+    assert nearest_path(folder / "train").endswith(f"ppose synthetic --output {folder} draws it")
+
+
 def test_what_only_has_the_name_of_an_image_is_counted(tmp_path, capsys):
     touch(tmp_path, "a.jpg")
     (tmp_path / "folder.jpg").mkdir()
