@@ -38,7 +38,7 @@ $(INSTALLED): $(wildcard requirements*.txt) pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv; the packages are about 500 MB"
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet -e ".[train,serve,docs,dev]"
+	@$(BIN)/python -m pip install --quiet -e ".[train,serve,video,docs,dev]"
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.txt
 ifneq ($(GPU),)
 	@$(BIN)/python -m pip uninstall --quiet --yes paddlepaddle
