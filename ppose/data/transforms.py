@@ -8,6 +8,7 @@ the small input.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,6 +19,13 @@ from ppose.config import register
 from ppose.structures import Sample, geometry
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
+
+if int(cv2.__version__.split(".")[0]) < 5:
+    warnings.warn(
+        f"OpenCV {cv2.__version__} rounds positions in crops to 1/32 pixel, so joints differ from "
+        "those of OpenCV 5, by over a pixel in places: pip install 'opencv-python-headless>=5'",
+        stacklevel=2,
+    )
 
 
 class PipelineError(PposeError, ValueError):
