@@ -9,6 +9,7 @@ the small input.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -22,6 +23,13 @@ from ppose.config.ranges import Grey, Padding, Range, Share
 from ppose.structures import Sample, geometry
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
+
+if int(cv2.__version__.split(".")[0]) < 5:
+    warnings.warn(
+        f"OpenCV {cv2.__version__} rounds positions in crops to 1/32 pixel, so joints differ from "
+        "those of OpenCV 5, by over a pixel in places: pip install 'opencv-python-headless>=5'",
+        stacklevel=2,
+    )
 
 _Degrees = Annotated[float, Range(least=0, most=180)]
 _Radius = Annotated[float, Range(above=0, most=1)]

@@ -1,5 +1,8 @@
 """Pixels and keypoints are transformed together; augmentation is reproducible."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -344,3 +347,10 @@ def test_the_border_has_the_given_grey_level():
     for border in (0, 128):
         image = Warp(border)(sample, np.random.default_rng(0)).image
         assert (image[0, 0] == border).all()
+
+
+@pytest.mark.parametrize(("version", "warns"), [("4.14.0", True), ("5.0.0", False)])
+def test_an_older_opencv_is_named(version, warns):
+    code = f"import cv2; cv2.__version__ = {version!r}; import ppose.data.transforms"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (f"OpenCV {version} rounds positions" in run.stderr) == warns
