@@ -17,8 +17,8 @@ from pathlib import Path
 
 from ppose.utils.checksum import Checksum, mismatch
 from ppose.utils.errors import DownloadError
-from ppose.utils.printable import bounded
 from ppose.utils.http_connection import open_url
+from ppose.utils.printable import bounded
 from ppose.utils.progress import progress
 
 _CHUNK = 1 << 18
