@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -227,9 +226,9 @@ class Skeleton:
     def named(cls, name: str) -> Skeleton:
         """The built-in skeleton `name`, e.g. "coco17"; ValueError if it does not exist."""
         if name not in SKELETONS:
-            close = get_close_matches(name, SKELETONS, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
-            raise ValueError(f"no skeleton is named '{name}'{hint}; {cls.form}")
+            close = sides.closest(name, SKELETONS)
+            hint = f"did you mean '{close}'? Otherwise, " if close else ""
+            raise ValueError(f"no skeleton is named '{name}'; {hint}{cls.form}")
         return _read(name)
 
     def node(self) -> dict[str, Any]:
@@ -248,8 +247,8 @@ class Skeleton:
         try:
             return self.joint_names.index(joint_name)
         except ValueError:
-            close = get_close_matches(joint_name, self.joint_names, 1)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            close = sides.closest(joint_name, self.joint_names)
+            hint = f"; did you mean '{close}'?" if close else ""
             raise ValueError(f"skeleton '{self.name}' has no joint '{joint_name}'{hint}") from None
 
     @cached_property

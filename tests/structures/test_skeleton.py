@@ -92,7 +92,7 @@ def test_wrong_skeletons(joints, limbs, message):
 
 @pytest.mark.parametrize("name", ["coco_17", "halpe26"])
 def test_an_unknown_name_tells_how_a_skeleton_is_written(name):
-    written = r"no skeleton is named .*; a skeleton is the name of one that ships \(coco17\), or {"
+    written = r"no skeleton is named .*a skeleton is the name of one that ships \(coco17\), or {"
     with pytest.raises(ValueError, match=written) as error:
         Skeleton.named(name)
     assert ("did you mean 'coco17'" in str(error.value)) == (name == "coco_17")
