@@ -5,8 +5,8 @@
 Starts deploy/serve.py in a process. Attackers in another process use it in the worst ways that are
 known, while two clients send a photograph again and again, and another asks for /healthz. All come
 from one address, so that no limit by address protects the clients, but for attacks in hundreds of
-connections. Prints for each attack the answers to the attackers, and the clients' waiting times; exits
-with 1 if a client was refused or waited for more than a second.
+connections. Prints for each attack the answers to the attackers, and the clients' waiting times;
+exits with 1 if a client was refused or waited for more than a second.
 """
 
 from __future__ import annotations
