@@ -5,7 +5,7 @@
 Starts deploy/serve.py in a process. Attackers in another process use it in the worst ways that are
 known, while two clients send a photograph again and again, and another asks for /healthz. All come
 from one address, so that no limit by address protects the clients, but for attacks in hundreds of
-connections. Prints for each attack the answers to the attackers, and the waiting times of clients;
+connections. Prints for each attack the answers to the attackers, and the clients' waiting times;
 exits with 1 if a client was refused or waited for more than a second.
 """
 

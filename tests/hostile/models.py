@@ -381,6 +381,6 @@ READERS = [
     Reader("onnx", ".onnx", _onnx, _onnx_runtime),
     Reader("onnx in OpenVINO", ".onnx", _onnx, _onnx_in_openvino),
     Reader("OpenVINO", ".xml", _xml, _openvino),
-    Reader("pose.yml", ".yml", _pose_yml, _read_bundle),
+    Reader("pose.yml of a bundle", ".yml", _pose_yml, _read_bundle),
     Reader("model of a bundle", ".onnx", _changed_onnx, _read_bundle_of_a_model),
 ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
+
 import anyio
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -22,8 +24,10 @@ _HEADERS = [
     (b"permissions-policy", b"camera=(self), microphone=(), geolocation=()"),
     (b"cache-control", b"no-cache"),
 ]
-_DRAIN_SECONDS = 2.0
+DRAIN_SECONDS = 2.0
 _MAX_QUERY = 1_000  # bytes
+_SMALL_REQUESTS = 8  # at once, of a client; other than images
+_CLIENTS = 256  # that are told apart
 
 
 class ServiceMiddleware:
@@ -46,6 +50,8 @@ class ServiceMiddleware:
         self.requests = requests
         self.max_bytes = max_bytes
         self.hosts = hosts
+        # Hundreds of connections of a client would keep others waiting.
+        self._turns = [anyio.Semaphore(_SMALL_REQUESTS) for _ in range(_CLIENTS)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -58,7 +64,7 @@ class ServiceMiddleware:
                 headers = [*message["headers"], *_HEADERS]
                 closing = (b"connection", b"close") in headers
                 if body.open and not body.announced and not closing:
-                    with anyio.move_on_after(_DRAIN_SECONDS):
+                    with anyio.move_on_after(DRAIN_SECONDS):
                         await body.discard(self.max_bytes)
                 if body.open and not closing:
                     headers.append((b"connection", b"close"))
@@ -67,7 +73,15 @@ class ServiceMiddleware:
             await send(message)
 
         refusal = self._refusal(scope)
-        await (refusal.response() if refusal else self.app)(scope, body.receive, finish)
+        async with self._turn(scope):
+            await (refusal.response() if refusal else self.app)(scope, body.receive, finish)
+
+    def _turn(self, scope: Scope) -> AbstractAsyncContextManager:
+        """A context in which a client may have a few small requests answered."""
+        if scope["path"] == "/pose":
+            return nullcontext()
+        address = scope["client"][0] if scope["client"] else ""
+        return self._turns[hash(address) % len(self._turns)]
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         headers = dict(scope["headers"])
