@@ -8,8 +8,9 @@ from ppose.convert.conversion import convert
 from ppose.convert.torch_file import read_checkpoint
 from ppose.convert.verify import TOLERANCE, largest_difference
 from ppose.utils.download import fetch
-from ppose.utils.errors import PposeError, printable
+from ppose.utils.errors import PposeError
 from ppose.utils.files import check_writable
+from ppose.utils.printable import printable
 from ppose.weights.weight_file import WeightsError, save_arrays
 
 SUFFIXES = (".pdparams", ".safetensors")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ppose.config import register
+from ppose.config.ranges import Share
 from ppose.data.annotations import Annotations, read_people
 from ppose.data.coco_json import (
     NO_ID,
@@ -71,7 +72,7 @@ class CocoDataset:
         anno_path: str,
         skeleton: Skeleton,
         bbox_file: str | None = None,
-        min_box_score: float = 0.0,
+        min_box_score: Share = 0.0,
     ):
         self.skeleton = skeleton
         self.min_box_score = min_box_score

@@ -103,6 +103,7 @@ class PoseEstimator:
         self.batch_size = batch_size
         self.workers = workers
         self.timer = Timer()
+        self.caution: str | None = None
 
     @property
     def skeleton(self) -> Skeleton:

@@ -52,7 +52,8 @@ def quantize_trained(
     # A quantized training begins with what calibration alone gives.
     network = prepare(quantized, hooks=[]).state.network
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    save_arrays(output, arrays, {"config": experiment.name, "quantized": source})
+    facts = {"config": experiment.name, "quantized": source}
+    save_arrays(output, arrays, facts | quantized.trained_for.metadata())
     return quantized, output
 
 

@@ -91,8 +91,10 @@ def prepare(
         make_deterministic()
     # Before anything of the experiment is built: the network's first weights are drawn then.
     paddle.seed(experiment.seed)
-    experiment.check_fit()
+    experiment.check_training()
     data = TrainingData(experiment)
+    for line in experiment.without_effect(data.steps_per_epoch):
+        _log_on_main(line)
     precision = Precision(experiment.amp, experiment.amp_level)
     if not resume:
         quantized = _load_pretrained(experiment)

@@ -1,6 +1,8 @@
 """Base classes of the errors that are reported to users without a traceback."""
 
-_LONGEST = 2000  # characters of a message
+from __future__ import annotations
+
+from ppose.utils.printable import bounded
 
 
 class PposeError(Exception):
@@ -12,17 +14,23 @@ class PposeError(Exception):
     """
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return bounded(super().__str__())
 
 
 class DownloadError(PposeError, OSError):
     """A download that failed; the message says why and what to do."""
 
 
-def printable(text: str) -> str:
-    """Text from outside as a terminal may show it: no control characters, not endless."""
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST * 3 // 4] + " […] " + text[-_LONGEST // 8 :]
-    if not text.replace("\n", "").isprintable():
-        text = "".join(c if c == "\n" or c.isprintable() else ascii(c)[1:-1] for c in text)
-    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
+class WriteError(PposeError, OSError):
+    """A file that cannot be written; the message has its name, the reason, and bytes.
+
+    Attributes:
+        errno, strerror: of the error of the system.
+    """
+
+    def __init__(self, message: str, cause: OSError):
+        super().__init__(message)
+        self.message, self.errno, self.strerror = message, cause.errno, cause.strerror
+
+    def __str__(self) -> str:
+        return bounded(self.message)

@@ -16,8 +16,9 @@ import urllib.error
 from pathlib import Path
 
 from ppose.utils.checksum import Checksum, mismatch
-from ppose.utils.errors import DownloadError, printable
+from ppose.utils.errors import DownloadError
 from ppose.utils.http_connection import open_url
+from ppose.utils.printable import bounded
 from ppose.utils.progress import progress
 
 _CHUNK = 1 << 18
@@ -254,7 +255,7 @@ class HttpTransfer:
         self.note.write_text(json.dumps(note), "utf-8")
 
     def _print(self, text: str) -> None:
-        print(printable(f"{self.target.name}: {text}"), file=sys.stderr, flush=True)
+        print(bounded(f"{self.target.name}: {text}"), file=sys.stderr, flush=True)
 
 
 def check_free(folder: Path, needed: int, purpose: str) -> None:

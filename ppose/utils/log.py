@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 from ppose.utils.progress import print_line
 
 
@@ -19,7 +20,7 @@ class _StdoutHandler(logging.Handler):
     """Prints plain lines to the current `sys.stdout`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_line(self.format(record))
+        print_line(printable(self.format(record)))
 
 
 class _TimestampFormatter(logging.Formatter):
@@ -35,7 +36,7 @@ class _LazyFileHandler(logging.FileHandler):
     """Creates the file and its folder with the first line."""
 
     def __init__(self, path: Path):
-        super().__init__(path, encoding="utf-8", delay=True)
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self.setFormatter(_TimestampFormatter())
 
     def _open(self) -> TextIOWrapper:

@@ -10,7 +10,8 @@ from hostile_memory import read_apart
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppose.utils.errors import PposeError, printable
+from ppose.utils.errors import PposeError
+from ppose.utils.printable import bounded
 from ppose.weights.pickle_reader import MAX_OPCODES, PickleReader
 from ppose.weights.weight_file import WeightsError, read_arrays
 
@@ -109,4 +110,4 @@ def test_what_an_error_repeats_can_do_no_harm():
     error = str(PposeError("a \x1b[31mred\x07 name\nand \u202eline é 人: " + "x" * 1_000_000))
     assert error.startswith("a \\x1b[31mred\\x07 name\nand \\u202eline é 人: xxx")
     assert len(error) <= 2000
-    assert len(printable("\x1b" * 5000)) <= 2000
+    assert len(bounded("\x1b" * 5000)) <= 2000
