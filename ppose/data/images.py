@@ -23,6 +23,7 @@ _MAGIC_BYTES = {
     **{b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP", b"BM": "BMP"},
     **{b"II*\0": "TIFF", b"MM\0*": "TIFF"},
 }
+_EXIF_ORIENTATION = 0x0112
 _EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 
@@ -66,6 +67,21 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
         f"{expected_size_wh[1]}, so keypoints would be misplaced; use the original images or "
         "scale the annotations"
     )
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height after rotation by EXIF, from the header; None if it cannot be read."""
+    if Image is None:
+        try:
+            return _size_wh(read_image(path))
+        except ImageError:
+            return None
+    try:
+        with Image.open(path, formats=_FORMATS) as header:
+            turned = header.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+            return (header.height, header.width) if turned else (header.width, header.height)
+    except Exception:  # Pillow raises many types for damaged files; reading the pixels names them
+        return None
 
 
 def list_images(images: str | Path) -> list[Path]:
