@@ -47,10 +47,12 @@ ifneq ($(GPU),)
 endif
 	@touch $@
 
+# A run that was stopped goes on; one that is complete is kept.
+resumed = $(if $(wildcard $(1)/checkpoints/*),--resume)
+
 quickstart: install
-	rm -rf $(RUN)
 	$(BIN)/ppose synthetic --output $(DATA) --difficulty easy --train 4000
-	$(BIN)/ppose train -c quickstart
+	$(BIN)/ppose train -c quickstart $(call resumed,$(RUN))
 	$(BIN)/ppose eval -c quickstart -o weights=$(RUN)/best.safetensors --json $(RUN)/scores.json
 	$(BIN)/ppose infer -c quickstart -o weights=$(RUN)/best.safetensors \
 		--infer_img=dataset/test_image --bbox_file=dataset/test_image/boxes.json
@@ -62,9 +64,8 @@ quickstart: install
 	@echo "curves    make board"
 
 quickstart-bottomup: install
-	rm -rf $(GROUPS_RUN)
 	$(BIN)/ppose synthetic --output $(GROUPS) --difficulty group --train 2400
-	$(BIN)/ppose train -c imhn_quickstart
+	$(BIN)/ppose train -c imhn_quickstart $(call resumed,$(GROUPS_RUN))
 	$(BIN)/ppose eval -c imhn_quickstart \
 		-o weights=$(GROUPS_RUN)/best.safetensors --json $(GROUPS_RUN)/scores.json
 	$(BIN)/ppose infer -c imhn_quickstart \

@@ -9,7 +9,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING
 
-from ppose.utils import cpu
+from ppose.utils import cpu, telemetry
 from ppose.version import __version__
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ warnings.filterwarnings("ignore", message="No ccache found")
 warnings.filterwarnings("ignore", message="When training, we now always track global mean")
 
 cpu.prepare()
+telemetry.decline()
 # A small file may claim gigabytes of pixels; Pillow's limit, for OpenCV, which reads this once.
 os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
 

@@ -39,10 +39,14 @@ def load(
         PposeError: it needs Paddle, which is not installed.
     """
     if needs_shipped_bundle():
-        return ShippedBundle.of(config, overrides, weights).load()
-    from ppose.experiment import Experiment
+        estimator = ShippedBundle.of(config, overrides, weights).load()
+    else:
+        from ppose.experiment import Experiment
 
-    return Experiment.from_file(config, overrides).loaded_estimator(weights)
+        estimator = Experiment.from_file(config, overrides).loaded_estimator(weights)
+    if estimator.caution:
+        log.info(estimator.caution)
+    return estimator
 
 
 def needs_shipped_bundle() -> bool:

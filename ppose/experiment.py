@@ -5,34 +5,48 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ppose.codecs import Codec
 from ppose.compression.distill import Pair, Teacher, teacher_node
 from ppose.compression.quantize import Quantization
-from ppose.config import ConfigError, build, check, current_names, dump_config, load_config
+from ppose.config import (
+    ConfigError,
+    build,
+    check,
+    current_names,
+    dump_config,
+    load_config,
+    registered,
+    with_defaults,
+)
+from ppose.config.ranges import Count, Range, Size, type_hints
 from ppose.data.coco import CocoDataset
+from ppose.data.coco_json import is_drawn
 from ppose.data.crops import BoxCrop, Crop
 from ppose.data.loader import TrainingSet
 from ppose.data.multi_person import CocoMultiPerson
 from ppose.data.normalize import Normalize
-from ppose.data.transforms import Transform
+from ppose.data.transforms import Transform, check_order
 from ppose.inference.eager import EagerRunner
 from ppose.inference.estimator import PoseEstimator
 from ppose.inference.postprocess import Postprocess
 from ppose.inference.runner import Runner
+from ppose.inference.trained_for import KEY, TrainedFor, check_weights
 from ppose.losses import Loss
 from ppose.metrics.coco_metric import CocoMetric
 from ppose.models import Network
 from ppose.optim.amp import AmpLevel, AmpType
 from ppose.optim.early_stop import EarlyStop
 from ppose.optim.ema import EMA
+from ppose.optim.freezing import frozen_names
 from ppose.optim.optimizers import Optimizer
 from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.files import atomic_write
-from ppose.weights.loading import load_weights
+from ppose.weights.loading import load_weights, weights_metadata
+from ppose.weights.weight_file import WeightsError
 
 
 @dataclass(kw_only=True, repr=False, eq=False)
@@ -79,7 +93,7 @@ class Config:
 
     name: str
     skeleton: Skeleton
-    input_size: tuple[int, int]
+    input_size: Size
     model: Network
     codec: Codec
     crop: Crop
@@ -95,7 +109,7 @@ class Config:
     early_stop: EarlyStop | None
     amp: AmpType
     amp_level: AmpLevel
-    accumulate: int
+    accumulate: Count
     freeze: list[str]
     sync_batch_norm: bool
     to_static: bool
@@ -107,23 +121,17 @@ class Config:
     metric: CocoMetric
     postprocess: Postprocess
     flip_test: bool
-    epochs: int
-    batch_size: int
-    workers: int
-    eval_every: int
-    log_every: int
-    save_every: float
-    keep_checkpoints: int
-    seed: int
+    epochs: Annotated[int, Range(least=1, most=1_000_000)]
+    batch_size: Annotated[int, Range(least=1, most=1_000_000)]
+    workers: Annotated[int, Range(least=0, most=4096)]
+    eval_every: Count
+    log_every: Count
+    save_every: Annotated[float, Range(above=0, most=1e6)]
+    keep_checkpoints: Count
+    seed: Annotated[int, Range(least=0, most=2**32 - 1)]
     pretrain_weights: str | None
     weights: str | None
     output_dir: str
-
-
-_LEAST = {
-    **{"epochs": 1, "batch_size": 1, "eval_every": 1, "log_every": 1},
-    **{"workers": 0, "seed": 0, "accumulate": 1, "keep_checkpoints": 1},
-}
 
 
 class Experiment(Config):
@@ -139,14 +147,12 @@ class Experiment(Config):
         ConfigError: a key, argument or type that does not fit, with its place.
     """
 
+    # Of the weights that were loaded, if their file tells.
+    weights_trained_for: TrainedFor | None = None
+
     def __init__(self, config: dict[str, Any]):
         config = current_names(config)
         check(config, Config)
-        for key, least in _LEAST.items():
-            if config[key] < least:
-                raise ConfigError(f"{key}: expected at least {least}, found {config[key]}")
-        if not config["save_every"] > 0:
-            raise ConfigError(f"save_every: expected above 0, found {config['save_every']}")
         self.config = config
 
     @classmethod
@@ -179,7 +185,7 @@ class Experiment(Config):
 
         def __getattr__(self, key: str) -> object:
             """What a key of the config describes, built when it is first asked for."""
-            hints = get_type_hints(Config)
+            hints = type_hints(Config)
             if key not in hints:
                 raise AttributeError(f"Experiment has no '{key}'")
             made = build(self.config[key], hints[key], key)
@@ -253,14 +259,59 @@ class Experiment(Config):
                 f"{self.swa.start_epoch + self.swa.every}, but there are {self.epochs} epochs"
             )
 
+    def check_training(self) -> None:
+        """ConfigError or PipelineError for anything that is wrong and that no data can tell."""
+        self.check_fit()
+        for key in Config.__annotations__:
+            if key not in ("train_dataset", "val_dataset"):
+                getattr(self, key)
+        self._check_train_dataset()
+        check_order(self.train_transforms)
+        for i, transform in enumerate(self.train_transforms):
+            size_wh = getattr(transform, "size_wh", self.codec.size_wh)
+            if size_wh != self.codec.size_wh:
+                raise ConfigError(
+                    f"train_transforms.{i}.size_wh: expected {self.codec.size_wh} as the codec "
+                    f"has, found {size_wh}"
+                )
+        self.loss.check_fit(self.model)
+        frozen_names(self.model, self.freeze)
+        if not self.teacher:  # whose adapters, which are made later, may have factors too
+            self.optimizer.factors(name for name, _ in self.model.named_parameters())
+
+    def without_effect(self, steps_per_epoch: int | None = None) -> list[str]:
+        """A line for each setting of training that has no effect in a run of this length."""
+        found = []
+        schedule, epochs = self.schedule, self.epochs
+        if steps_per_epoch and schedule.warmup_steps > steps_per_epoch * epochs:
+            found.append(
+                f"schedule.warmup_steps: {schedule.warmup_steps} steps of warm-up, but the run has "
+                f"{steps_per_epoch * epochs}: the learning rate stays below optimizer.lr"
+            )
+        late = [m for m in getattr(schedule, "milestones", ()) if m >= epochs]
+        if late:
+            found.append(f"schedule.milestones: {late} are not before the end of {epochs} epochs")
+        if self.early_stop and self.early_stop.patience * self.eval_every >= epochs:
+            found.append(
+                f"early_stop.patience: {self.early_stop.patience} evaluations are not over before "
+                f"the end of {epochs} epochs"
+            )
+        if self.amp == "off" and self.amp_level != "O1":
+            found.append(f"amp_level: {self.amp_level} needs amp: fp16 or bf16")
+        return [f"no effect: {line}" for line in found]
+
+    def _check_train_dataset(self) -> None:
+        kind = self.config["train_dataset"].get("type")
+        if not self.codec.uses_boxes and kind not in registered(CocoMultiPerson):
+            raise ConfigError(
+                "train_dataset.type: bottom-up training needs everybody in the image: "
+                f"CocoMultiPerson, found {kind}"
+            )
+
     def training_set(self, augmented: bool = True) -> TrainingSet:
         """Samples of the training data with their targets, as they train or as they are."""
         self.check_fit()
-        if not self.codec.uses_boxes and not isinstance(self.train_dataset, CocoMultiPerson):
-            raise ConfigError(
-                "train_dataset.type: bottom-up training needs everybody in the image: "
-                f"CocoMultiPerson, found {type(self.train_dataset).__name__}"
-            )
+        self._check_train_dataset()
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 
@@ -298,16 +349,39 @@ class Experiment(Config):
         """Sets the network's weights, strictly; None takes `chosen_weights`. Returns their source.
 
         Raises:
-            FileNotFoundError, WeightsError: see `ppose.weights.loading.load_weights`.
+            FileNotFoundError, WeightsError: see `ppose.weights.loading.load_weights`; weights that
+                were trained for inputs of another size, other joints or another normalisation.
         """
         source = weights or self.chosen_weights()
+        metadata = weights_metadata(source)
+        if wrong := check_weights(source, metadata, self.trained_for):
+            raise WeightsError(
+                f"{wrong}. Use the config that they belong to, or start training from them: "
+                "pretrain_weights"
+            )
         load_weights(self.model, source)
+        self.weights_trained_for = TrainedFor.read(metadata.get(KEY))
         return source
 
     def loaded_estimator(self, weights: str | Path | None = None) -> PoseEstimator:
         """The estimator, after `load_weights`."""
         self.load_weights(weights)
-        return self.estimator()
+        estimator = self.estimator()
+        if self.weights_trained_for:
+            estimator.caution = self.weights_trained_for.caution
+        return estimator
+
+    @property
+    def trained_for(self) -> TrainedFor:
+        """What weights that this config trains are for."""
+        normalize = with_defaults(self.config["normalize"], Normalize)
+        return TrainedFor(
+            input_size=self.codec.size_wh if self.codec.uses_boxes else None,
+            joints=self.skeleton.joint_names,
+            mean=tuple(normalize["mean"]),
+            std=tuple(normalize["std"]),
+            drawn=is_drawn(self.config["train_dataset"]["anno_path"]),
+        )
 
     def save(self) -> Path:
         """Writes the resolved config into the run's folder."""

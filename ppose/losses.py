@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import paddle
 import paddle.nn.functional as F
@@ -11,12 +11,17 @@ from paddle import Tensor
 
 from ppose.codecs.part_layout import PartLayout
 from ppose.config import ConfigError, register
+from ppose.config.ranges import Factor, Length, Range, Weight
+from ppose.models.network import Network
 
 # Minimum target of a foreground cell, and minimum labelled fraction of a cell that counts as
 # known, both from the published SimplePose code. Averages of the minimum limb value are 0.01 up to
 # rounding; the margin makes all of them foreground.
 _FOREGROUND = 0.01 * (1 - 1e-5)
 _KNOWN = 0.5
+
+
+_Weights = Annotated[Sequence[Weight], Length(1, 64)]
 
 
 class Loss:
@@ -32,6 +37,9 @@ class Loss:
         """Named scalars for the output of the network, a tensor or lists of tensors."""
         raise NotImplementedError
 
+    def check_fit(self, network: Network) -> None:
+        """Raises ConfigError if the loss does not fit the maps of a network."""
+
 
 @register
 class HeatmapMSE(Loss):
@@ -41,7 +49,7 @@ class HeatmapMSE(Loss):
         scale: factor of the loss; 0.5 as published (Simple Baselines, HRNet).
     """
 
-    def __init__(self, scale: float = 0.5):
+    def __init__(self, scale: Factor = 0.5):
         self.scale = scale
 
     def __call__(self, outputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -63,21 +71,26 @@ class HeatmapOHKM(Loss):
         ConfigError: when called with maps of fewer joints.
     """
 
-    def __init__(self, joints: int = 8, scale: float = 0.5):
-        if joints < 1:
-            raise ValueError(f"joints has to be at least 1, found {joints}")
+    def __init__(self, joints: Annotated[int, Range(least=1, most=1000)] = 8, scale: Factor = 0.5):
         self.joints = joints
         self.scale = scale
 
     def __call__(self, outputs: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
         errors = _joint_errors(outputs, targets)
-        if self.joints > errors.shape[1]:
-            raise ConfigError(
-                f"loss.joints: HeatmapOHKM uses the hardest {self.joints} joints, "
-                f"but there are only {errors.shape[1]}"
-            )
+        self._check_joints(errors.shape[1])
         hardest = paddle.topk(errors, self.joints, axis=1)[0]
         return {"heatmap_ohkm": hardest.mean() * self.scale}
+
+    def check_fit(self, network: Network) -> None:
+        """Raises ConfigError for maps of fewer joints."""
+        self._check_joints(network.channels)
+
+    def _check_joints(self, joints: int) -> None:
+        if self.joints > joints:
+            raise ConfigError(
+                f"loss.joints: HeatmapOHKM uses the hardest {self.joints} joints, "
+                f"but there are only {joints}"
+            )
 
 
 @register
@@ -108,17 +121,17 @@ class BodyPartsLoss(Loss):
     def __init__(
         self,
         parts: PartLayout,
-        gamma: float = 1.0,
-        scale_weights: Sequence[float] = (0.1, 0.2, 0.4, 1.6, 6.4),
-        stack_weights: Sequence[float] | None = None,
-        joint_weight: float = 3.0,
-        mask_weight: float = 0.1,
+        gamma: Annotated[float, Range(least=0, most=10)] = 1.0,
+        scale_weights: _Weights = (0.1, 0.2, 0.4, 1.6, 6.4),
+        stack_weights: _Weights | None = None,
+        joint_weight: Weight = 3.0,
+        mask_weight: Weight = 0.1,
     ):
-        if gamma != 0 and not gamma >= 1:
-            raise ValueError(f"gamma has to be 0 or at least 1, found {gamma}")
+        if 0 < gamma < 1:
+            raise ValueError(f"gamma: expected 0, or at least 1, found {gamma}")
         for name, weights in (("scale_weights", scale_weights), ("stack_weights", stack_weights)):
-            if weights is not None and (min(weights, default=0) < 0 or not sum(weights) > 0):
-                raise ValueError(f"{name} have to be at least 0 and not all 0, found {weights}")
+            if weights is not None and not any(weights):
+                raise ValueError(f"{name}: expected not only 0, found {weights}")
         self.parts = parts
         self.gamma = gamma
         self.scale_weights = tuple(scale_weights)
@@ -154,6 +167,31 @@ class BodyPartsLoss(Loss):
             "masks": total[-2] * self.mask_weight + total[-1],
         }
 
+    def check_fit(self, network: Network) -> None:
+        """Raises ConfigError for another number of maps, stacks or scales."""
+        stacks, scales = network.training_maps
+        if self.parts.channels != network.channels:
+            raise ConfigError(
+                f"loss.parts: {self.parts} have {self.parts.channels} channels, but the network "
+                f"has {network.channels}"
+            )
+        self._check_stacks(stacks)
+        self._check_scales(scales, "the network")
+
+    def _check_stacks(self, stacks: int) -> None:
+        if self.stack_weights and len(self.stack_weights) != stacks:
+            raise ConfigError(
+                f"loss.stack_weights: {len(self.stack_weights)} weights, "
+                f"but the network has {stacks} stacks"
+            )
+
+    def _check_scales(self, scales: int, of: str) -> None:
+        if len(self.scale_weights) != scales:
+            raise ConfigError(
+                f"loss.scale_weights: {len(self.scale_weights)} weights, but {of} has "
+                f"{scales} scales"
+            )
+
     def _errors(self, output: Tensor, target: Tensor) -> Tensor:
         """(N, C, h, w) squared error times focal factor of each cell."""
         errors = (output - target).square()
@@ -169,11 +207,7 @@ class BodyPartsLoss(Loss):
                 "loss: BodyPartsLoss needs a list of stacks, each a list of scales; "
                 f"the network returns a {type(outputs).__name__}"
             )
-        if self.stack_weights and len(self.stack_weights) != len(outputs):
-            raise ConfigError(
-                f"loss.stack_weights: {len(self.stack_weights)} weights, "
-                f"but the network has {len(outputs)} stacks"
-            )
+        self._check_stacks(len(outputs))
         batch, channels, height, width = target.shape
         if channels != self.parts.channels:
             raise ConfigError(
@@ -182,11 +216,7 @@ class BodyPartsLoss(Loss):
             )
         _check_shape("the mask", mask, [batch, 1, height, width])
         for i, stack in enumerate(outputs):
-            if len(stack) != len(self.scale_weights):
-                raise ConfigError(
-                    f"loss.scale_weights: {len(self.scale_weights)} weights, "
-                    f"but stack {i} of the network has {len(stack)} scales"
-                )
+            self._check_scales(len(stack), f"stack {i} of the network")
             for scale, output in enumerate(stack):
                 expected = [batch, channels, height >> scale, width >> scale]
                 _check_shape(f"stack {i}, scale {scale}", output, expected)

@@ -1,6 +1,7 @@
 """A small data set of synthetic people, and a small experiment on it."""
 
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,22 @@ def small_bottomup(people, tmp_path):
 def imhn_quickstart():
     """Path of the bottom-up quick start's config."""
     return ROOT / "configs" / "imhn_quickstart.yml"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    try:
+        made = subprocess.run(mount, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount here")
+    if made.returncode:
+        pytest.skip(f"a small tmpfs may not be mounted here: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
 
 
 @pytest.fixture

@@ -214,11 +214,11 @@ def test_the_minimum_limb_value_is_foreground(people):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"gamma": 0.5}, "gamma has to be 0 or at least 1, found 0.5"),
-        ({"gamma": -1}, "gamma has to be 0 or at least 1, found -1"),
-        ({"scale_weights": [1, -1]}, "scale_weights have to be at least 0"),
-        ({"scale_weights": []}, "scale_weights have to be at least 0 and not all 0"),
-        ({"stack_weights": [0, 0]}, "stack_weights have to be at least 0 and not all 0"),
+        ({"gamma": 0.5}, "gamma: expected 0, or at least 1, found 0.5"),
+        ({"gamma": -1}, "gamma: expected float in 0..10, found -1"),
+        ({"scale_weights": [1, -1]}, "scale_weights.1: expected float in 0..1000000, found -1"),
+        ({"scale_weights": []}, "scale_weights: expected list .* of 1..64 items"),
+        ({"stack_weights": [0, 0]}, "stack_weights: expected not only 0"),
     ],
 )
 def test_invalid_arguments_are_rejected(arguments, message):

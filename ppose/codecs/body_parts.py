@@ -6,6 +6,8 @@ Multi-Person Pose Estimation", AAAI 2020).
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import cv2
 import numpy as np
 
@@ -14,6 +16,7 @@ from ppose.codecs.grouping import Grouping
 from ppose.codecs.part_layout import PartLayout
 from ppose.codecs.peaks import check_maps, refine_peaks
 from ppose.config import register
+from ppose.config.ranges import Range, Sigma, Size, Stride
 from ppose.structures import Sample, geometry
 
 _PEAKS = ("cell", "height", "patch", "limbs")
@@ -41,20 +44,16 @@ class BodyParts(Codec):
     def __init__(
         self,
         parts: PartLayout,
-        size_wh: tuple[int, int],
-        stride: int = 4,
-        sigma: float = 9.0,
-        limb_sigma: float = 7.0,
-        cut: float = 0.015,
-        limb_floor: float = 0.01,
+        size_wh: Size,
+        stride: Stride = 4,
+        sigma: Sigma = 9.0,
+        limb_sigma: Sigma = 7.0,
+        cut: Annotated[float, Range(above=0, below=1)] = 0.015,
+        limb_floor: Annotated[float, Range(least=0, below=1)] = 0.01,
         grouping: Grouping | None = None,
     ):
-        if stride < 1 or any(side < 1 or side % stride for side in size_wh):
+        if any(side % stride for side in size_wh):
             raise ValueError(f"input size {size_wh} is not a multiple of the stride {stride}")
-        if sigma <= 0 or limb_sigma <= 0:
-            raise ValueError(f"sigma and limb_sigma have to be above 0: {sigma}, {limb_sigma}")
-        if not 0 < cut < 1 or not 0 <= limb_floor < 1:
-            raise ValueError(f"cut and limb_floor have to be in 0..1: {cut}, {limb_floor}")
         self.parts = parts
         self.joint_channels = parts.joint_channels
         self.skeleton = parts.skeleton
@@ -66,6 +65,11 @@ class BodyParts(Codec):
         self.cut = cut
         self.limb_floor = limb_floor
         self.grouping = grouping or Grouping()
+        if self.grouping.min_joints > len(parts.joints):
+            raise ValueError(
+                f"grouping.min_joints: nobody can have {self.grouping.min_joints} of "
+                f"{len(parts.joints)} joints"
+            )
 
     def encode_keypoints(
         self,

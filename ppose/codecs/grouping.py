@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
 from ppose.codecs.fragments import merge_fragments
 from ppose.codecs.peaks import Peaks, check_maps, find_peaks
 from ppose.config import register
+from ppose.config.ranges import Range, Share
 from ppose.utils.numba import compiled
 
 # Points along a limb that are tested before all samples are read, in 1/16 of its length.
@@ -75,38 +77,17 @@ class Grouping:
 
     def __init__(
         self,
-        joint_threshold: float = 0.1,
-        limb_threshold: float = 0.1,
-        samples: int = 20,
-        supported: float = 0.8,
-        max_peaks: int = 256,
-        length_ratio: float = 16.0,
-        tolerance: float = 0.7,
-        min_joints: int = 2,
-        min_score: float = 0.225,
-        reach: float = 0.5,
+        joint_threshold: Share = 0.1,
+        limb_threshold: Share = 0.1,
+        samples: Annotated[int, Range(least=2, most=1000)] = 20,
+        supported: Share = 0.8,
+        max_peaks: Annotated[int, Range(least=1, most=10**6)] = 256,
+        length_ratio: Annotated[float, Range(above=0, most=1000)] = 16.0,
+        tolerance: Share = 0.7,
+        min_joints: Annotated[int, Range(least=1, most=1000)] = 2,
+        min_score: Share = 0.225,
+        reach: Annotated[float, Range(least=0, most=1000)] = 0.5,
     ):
-        shares = {
-            "joint_threshold": joint_threshold,
-            "limb_threshold": limb_threshold,
-            "supported": supported,
-            "tolerance": tolerance,
-            "min_score": min_score,
-        }
-        for name, share in shares.items():
-            if not 0 <= share <= 1:
-                raise ValueError(f"{name} has to be in 0..1, found {share}")
-        for name, count, least in (
-            ("samples", samples, 2),
-            ("max_peaks", max_peaks, 1),
-            ("min_joints", min_joints, 1),
-        ):
-            if count < least:
-                raise ValueError(f"{name} has to be at least {least}, found {count}")
-        if not 0 <= reach < np.inf:
-            raise ValueError(f"reach has to be at least 0, found {reach}")
-        if length_ratio <= 0:
-            raise ValueError(f"length_ratio has to be above 0, found {length_ratio}")
         self.joint_threshold = joint_threshold
         self.limb_threshold = limb_threshold
         self.samples = samples

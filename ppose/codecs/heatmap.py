@@ -5,13 +5,14 @@ Only this module handles the stride and half-pixel offsets of heatmaps.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import cv2
 import numpy as np
 
 from ppose.codecs.codec import Codec
 from ppose.config import register
+from ppose.config.ranges import Range, Sigma, Size, Stride
 from ppose.structures import Sample
 from ppose.structures.skeleton import Skeleton
 
@@ -47,28 +48,24 @@ class Heatmap(Codec):
     def __init__(
         self,
         skeleton: Skeleton,
-        size_wh: tuple[int, int],
-        stride: int = 4,
-        sigma: float = 2.0,
+        size_wh: Size,
+        stride: Stride = 4,
+        sigma: Sigma = 2.0,
         target: Literal["msra", "dark", "udp"] = "msra",
         refine: Literal["argmax", "quarter", "dark"] = "quarter",
-        blur: int = 3,
+        blur: Annotated[int, Range(least=1, most=99, odd=True)] = 3,
         alignment: Literal["classic", "udp", "tinypose"] = "classic",
         shift_flip: bool = True,
     ):
-        if stride < 1:
-            raise ValueError(f"stride has to be at least 1, found {stride}")
         if any(side % stride for side in size_wh):
             raise ValueError(f"input size {size_wh} is not a multiple of the stride {stride}")
-        if sigma <= 0:
-            raise ValueError(f"sigma has to be above 0, found {sigma}")
-        if blur < 1 or blur % 2 == 0:
-            raise ValueError(f"blur has to be odd and at least 1, found {blur}")
         self.skeleton = skeleton
         self.channels = len(skeleton)
         self.size_wh = size_wh
         self.stride = stride
         self.cells_wh = (size_wh[0] // stride, size_wh[1] // stride)
+        if sigma >= min(self.cells_wh):
+            raise ValueError(f"sigma: {sigma} cells do not fit into maps of {self.cells_wh} cells")
         self.sigma = sigma
         self.target = target
         self.refine = refine

@@ -9,10 +9,12 @@ import argparse
 import importlib
 import signal
 import sys
+from io import TextIOWrapper
 from types import ModuleType
 from typing import Any, NoReturn
 
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 from ppose.version import __version__
 
 COMMANDS = {
@@ -45,8 +47,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
     argv = sys.argv[1:] if argv is None else argv
     # Only the named subcommand is imported.
     named = argv[0] if argv and argv[0] in COMMANDS else None
-    args = program([named] if named else []).parse_args(argv)
-    sys.exit(call(args))
+    sys.exit(call(_parsed(program([named] if named else []), argv)))
 
 
 def script(command: str | ModuleType) -> NoReturn:
@@ -56,8 +57,8 @@ def script(command: str | ModuleType) -> NoReturn:
         command: name of a subcommand, or a module of the same form.
     """
     module = _module(command) if isinstance(command, str) else command
-    args = _filled(argparse.ArgumentParser(**_texts(module)), module).parse_args()
-    sys.exit(call(args))
+    parser = _filled(argparse.ArgumentParser(**_texts(module)), module)
+    sys.exit(call(_parsed(parser, sys.argv[1:])))
 
 
 def program(names: list[str] | None = None) -> argparse.ArgumentParser:
@@ -89,13 +90,16 @@ def call(args: argparse.Namespace) -> int:
     import cv2
 
     cv2.setNumThreads(0)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # a file name may hold what cannot be encoded
+            stream.reconfigure(errors="backslashreplace")
     try:
         return args.run(args, args.parser) or 0
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         return 128 + (stop.args[0] if stop.args else signal.SIGINT)
     except (PposeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
@@ -107,6 +111,28 @@ def call(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
+
+
+def _parsed(parser: argparse.ArgumentParser, argv: list[str]) -> argparse.Namespace:
+    """The arguments; for an unknown option that is a key of the config, how it is set."""
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}{_key_hint(args, unknown)}")
+    return args
+
+
+def _key_hint(args: argparse.Namespace, unknown: list[str]) -> str:
+    option, equals, value = unknown[0].partition("=")
+    if not (option.startswith("--") and getattr(args, "config", None) and "override" in args):
+        return ""
+    from ppose.config import load_config, places
+
+    try:
+        found = places(option[2:], load_config(args.config))
+    except (PposeError, OSError):
+        return ""
+    value = value if equals else "".join(unknown[1:2]) or "VALUE"
+    return f"; a key of the config is set with -o {found[0]}={value}" if found else ""
 
 
 def _module(name: str) -> ModuleType:

@@ -70,7 +70,7 @@ def write_average(
     """
     from ppose.data.loader import EpochSampler, training_loader
     from ppose.optim.batch_norm import reestimate_batch_norm
-    from ppose.weights.average import average_files
+    from ppose.weights.average import average_files, common_purpose
     from ppose.weights.loading import set_weights
     from ppose.weights.weight_file import save_arrays
 
@@ -91,5 +91,6 @@ def write_average(
             taken = reestimate_batch_norm(experiment.model, images, norm_batches)
         arrays = {name: tensor.numpy() for name, tensor in experiment.model.state_dict().items()}
         norms = f"measured on {taken} batches"
-    save_arrays(output, arrays, {"averaged": ", ".join(map(str, sources))})
+    trained = experiment.trained_for.metadata() if experiment else common_purpose(sources)
+    save_arrays(output, arrays, {"averaged": ", ".join(map(str, sources))} | trained)
     print(f"{output}: mean of {len(sources)} checkpoints, {len(arrays)} tensors, norms {norms}")

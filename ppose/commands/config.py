@@ -1,8 +1,11 @@
-"""Prints a config as it is after _base_, -o and ${references}; exits with 1 if it is wrong."""
+"""Checks a config, and prints it as it is after _base_, -o and ${references}.
+
+Everything that it names is built, apart from the data sets; exits with 1 if anything is wrong."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 
 from ppose.commands.arguments import add_config
 
@@ -21,4 +24,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ppose.config import dump_config
     from ppose.experiment import Experiment
 
-    print(dump_config(Experiment.from_file(args.config, args.override).config), end="")
+    experiment = Experiment.from_file(args.config, args.override)
+    experiment.check_training()
+    for line in experiment.without_effect():
+        print(line, file=sys.stderr)
+    print(dump_config(experiment.config), end="")

@@ -14,9 +14,8 @@ sources, told from the names of the tensors unless given:
   hrnet       the original HRNet of any width
   mmpose      MMPose's HRNet of any width, Lite-HRNet 18 and 30, the naive Lite-HRNets
 
-A PyTorch file needs PyTorch (pip install torch) and is read by its safe loader, which runs no
-code; a .safetensors file does not need it. If a tensor is missing, unexpected or of another shape,
-nothing is written."""
+A PyTorch file is read without PyTorch, and nothing in it is run; --verify needs PyTorch:
+pip install torch. If a tensor is missing, unexpected or of another shape, nothing is written."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,18 +156,23 @@ def _scored(
 ) -> CocoScores:
     import paddle
 
+    from ppose.data.coco_json import is_drawn
     from ppose.evaluation import evaluate
+    from ppose.utils.log import log
 
+    if scored.caution and not is_drawn(experiment.config["val_dataset"]["anno_path"]):
+        log.info(scored.caution)
     scores = evaluate(scored, experiment.val_dataset, experiment.metric)
     if paddle.distributed.get_rank():
         return scores
     print(scores.table())
-    if scores_file:
-        own = {
-            "config": experiment.name,
-            "min_box_score": experiment.val_dataset.min_box_score,
-        }
-        write_json(scores_file, own | about | scores.to_dict())
-    if results_file:
-        experiment.metric.save_results(results_file)
+    with ExitStack() as stack:  # each is written, also where there is no room for the other
+        if results_file:
+            stack.callback(experiment.metric.save_results, results_file)
+        if scores_file:
+            own = {
+                "config": experiment.name,
+                "min_box_score": experiment.val_dataset.min_box_score,
+            }
+            stack.callback(write_json, scores_file, own | about | scores.to_dict())
     return scores

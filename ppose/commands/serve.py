@@ -68,5 +68,7 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     from ppose.deploy.pipeline import load_pipeline
 
     pipeline = load_pipeline(args.model_dir, batch_size=max(8, limits.max_batch), **chosen)
+    if pipeline.caution:
+        print(pipeline.caution)
     app = make_app(pipeline, skeleton=pipeline.skeleton, limits=limits)
     serve(app, args.host, args.port)

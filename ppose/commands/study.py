@@ -20,6 +20,7 @@ from ppose.training.post_training import quantize_trained
 from ppose.training.provenance import provenance
 from ppose.training.setup import train
 from ppose.utils.cpu import cpu_flags
+from ppose.utils.file_lock import claimed
 from ppose.utils.log import log
 
 BATCHES = (1, 8)
@@ -151,8 +152,14 @@ def compress(path: str | Path, overrides: Iterable[str] = ()) -> list[Row]:
     """
     plan, rest = _read(path, overrides)
     study = Study(plan, rest)
+    with claimed(study.folder / "study"):
+        return _compress(study)
+
+
+def _compress(study: Study) -> list[Row]:
     from ppose.deploy.backends.paddle_kernels import int8_kernels
 
+    plan = study.plan
     # With the same boxes for all, the teacher too.
     data = study.of("student", "student").val_dataset
     rows: list[Row] = []

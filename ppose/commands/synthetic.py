@@ -83,7 +83,7 @@ def _write(recipe: Recipe, output: Path, workers: int, quiet: bool) -> None:
     from ppose.utils.interrupt import StopRequest
     from ppose.utils.progress import progress
 
-    with StopRequest() as stop, progress(recipe.count, recipe.split, "images", quiet) as bar:
+    with StopRequest() as stop, progress(recipe.count, recipe.split, "image", quiet) as bar:
 
         def on_image() -> None:
             bar.update()

@@ -13,6 +13,8 @@ EXAMPLES = """\
   ppose train -c lite_hrnet_30_256x192_coco_pact
   ppose train -c tinypose_256x192 -o pretrain_weights=tinypose.pdparams epochs=5 optimizer.lr=1e-4
   python -m paddle.distributed.launch --gpus 0,1 tools/train.py -c configs/hrnet_w32_256x192.yml
+    (without GPUs: --nproc_per_node 2 in place of --gpus 0,1, which Paddle then answers with
+    "ValueError: substring not found")
 
 The run's folder (output_dir) gets
   config.yml, run.json          what was run: config, command, versions, commit

@@ -63,6 +63,8 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     from ppose.deploy.video.tracking import Tracker
 
     pipeline = load()
+    if pipeline.caution:
+        print(pipeline.caution)
     found = run_video(
         args.camera_id if args.video_file is None else args.video_file,
         pipeline,

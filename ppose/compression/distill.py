@@ -14,6 +14,7 @@ from paddle.nn import functional as F
 from ppose.codecs import Codec
 from ppose.compression.paddleslim import paddleslim
 from ppose.config import ConfigError, nearest, register
+from ppose.config.ranges import Factor
 from ppose.data.normalize import Normalize
 from ppose.models import Network
 from ppose.structures.skeleton import Skeleton
@@ -49,13 +50,9 @@ class Pair:
         student: str,
         teacher: str,
         loss: Literal["mse", "target_mse", "kl"] = "mse",
-        weight: float = 1.0,
-        temperature: float = 1.0,
+        weight: Factor = 1.0,
+        temperature: Factor = 1.0,
     ):
-        if not (weight > 0 and temperature > 0):
-            raise ValueError(
-                f"weight and temperature have to be above 0, found {weight}, {temperature}"
-            )
         if temperature != 1 and loss != "kl":
             raise ValueError(f"temperature is an argument of the loss kl; {loss} has none")
         self.student = student

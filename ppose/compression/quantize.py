@@ -8,7 +8,7 @@ A quantized layer keeps the tensors of the float layer under their names. It add
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import paddle
@@ -21,6 +21,7 @@ from ppose.compression.pact import PACT
 from ppose.compression.paddleslim import paddleslim
 from ppose.config import ConfigError, register
 from ppose.config.patterns import match_names
+from ppose.config.ranges import Count, Factor, Range, Share
 from ppose.models.kernels import DepthwiseConv2D, depthwise_conv2d, uses_cpu_kernels
 from ppose.utils import distributed
 from ppose.weights.tensor_names import is_quantized
@@ -62,24 +63,14 @@ class Quantization:
         exclude: list[str] | None = None,
         weight_scale: Literal["channel", "tensor"] = "channel",
         clipping: bool = True,
-        clip_lr_factor: float = 10.0,
-        clip_decay: float = 0.0,
-        moving_rate: float = 0.9,
-        calibration_batches: int = 16,
+        clip_lr_factor: Factor = 10.0,
+        clip_decay: Share = 0.0,
+        moving_rate: Annotated[float, Range(least=0, below=1)] = 0.9,
+        calibration_batches: Count = 16,
         calibration: Calibration = "mse",
         calibrate_norms: bool = False,
         freeze_norms: bool = True,
     ):
-        if not clip_lr_factor > 0:
-            raise ValueError(f"clip_lr_factor has to be above 0, found {clip_lr_factor}")
-        if not clip_decay >= 0:
-            raise ValueError(f"clip_decay has to be at least 0, found {clip_decay}")
-        if not 0 <= moving_rate < 1:
-            raise ValueError(f"moving_rate has to be at least 0 and below 1, found {moving_rate}")
-        if calibration_batches < 1:
-            raise ValueError(
-                f"calibration_batches has to be at least 1, found {calibration_batches}"
-            )
         self.exclude = exclude or []
         self.weight_scale = weight_scale
         self.clipping = clipping

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 import sys
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from reprlib import Repr
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
+from ppose.config.ranges import bare, checked, describe, is_union, type_hints
 from ppose.utils.errors import PposeError
 
 T = TypeVar("T")
@@ -24,17 +25,32 @@ _RENAMED: dict[str, str] = {}
 _RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {}
 
 
+_MAX_MESSAGE = 1000  # characters
+_MAX_WORD = 100
+
+
 class ConfigError(PposeError, ValueError):
-    """An invalid config; the message starts with the place of the error."""
+    """An invalid config; the message starts with the place of the error.
+
+    What a message quotes may come from a file that somebody else wrote: it is one line of printable
+    characters, and its end is left out if it is long.
+    """
+
+    def __init__(self, message: str):
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MAX_MESSAGE])
+        super().__init__(line + " …" * (len(message) > _MAX_MESSAGE))
 
 
 def register(cls: type[T]) -> type[T]:
-    """Class decorator: makes a class available to configs as `type: <its name>`."""
+    """Class decorator: makes a class available to configs as `type: <its name>`.
+
+    The ranges in its hints hold for every call of the constructor, see `checked`.
+    """
     if _CLASSES.get(cls.__name__, cls) is not cls:
         raise ValueError(f"two registered classes are named '{cls.__name__}'")
     if any(p.kind is p.VAR_KEYWORD for p in inspect.signature(cls).parameters.values()):
         raise TypeError(f"{cls.__name__} takes **kwargs: its arguments cannot be checked")
-    _CLASSES[cls.__name__] = cls
+    _CLASSES[cls.__name__] = checked(cls)
     return cls
 
 
@@ -91,10 +107,35 @@ def registered(base: type = object) -> dict[str, type]:
     return {name: cls for name, cls in sorted(_CLASSES.items()) if issubclass(cls, base)}
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """End of an error message about an unknown word: the closest known one, or all of them."""
-    close = get_close_matches(word, known, 1)
+def nearest(word: str, known: Sequence[str], node: Any = None, path: str = "") -> str:
+    """End of an error message about an unknown word: the closest known one, or all of them.
+
+    Args:
+        word: what was given.
+        known: what it could have been.
+        node: where the words are keys, what they are keys of: the word may be a key deeper in it.
+        path: dotted path of the node.
+    """
+    if deeper := places(word, node, path):
+        return f"; did you mean {' or '.join(map(repr, deeper[:3]))}?"
+    close = get_close_matches(word, known, 1) if len(word) <= _MAX_WORD else []
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
+
+
+def places(key: str, node: Any, path: str = "") -> list[str]:
+    """Dotted paths of a key in dicts and lists below `path`, those of the least depth first."""
+    found: list[str] = []
+    level = [(path, node)]
+    while level:
+        named = [
+            (_join(above, name), name, child)
+            for above, inner in level
+            if isinstance(inner, dict | list)
+            for name, child in (inner.items() if isinstance(inner, dict) else enumerate(inner))
+        ]
+        found += [place for place, name, _ in named if name == key]
+        level = [(place, child) for place, _, child in named]
+    return found
 
 
 def build(node: Any, expected: Any = object, path: str = "") -> Any:
@@ -114,17 +155,23 @@ def build(node: Any, expected: Any = object, path: str = "") -> Any:
 
 def check(node: Any, expected: Any = object, path: str = "") -> None:
     """Validates a node against a type hint without creating objects; raises ConfigError."""
-    expected = _without_none(expected) if node is not None else expected
+    hint = _choice(node, expected)
+    expected, ranges = bare(hint)
     if isinstance(node, dict) and _makes_object(node, expected):
         _check_class(node, expected, path)
     elif _is_schema(expected):
         _check_name(node, expected, path)
     elif get_origin(expected) in (list, tuple, Sequence):
+        if not _accepts(node, expected):
+            raise _unexpected(path, hint, node)
         _check_items(node, expected, path)
     elif not _accepts(node, expected):
-        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+        raise _unexpected(path, hint, node)
     elif isinstance(node, dict | list):
         _check_children(node, expected, path)
+    for each in ranges:
+        if node not in each:
+            raise _unexpected(path, hint, node)
 
 
 def with_defaults(node: Any, expected: Any = object) -> Any:
@@ -132,7 +179,7 @@ def with_defaults(node: Any, expected: Any = object) -> Any:
 
     It describes the same object to a program that knows neither the defaults nor the names.
     """
-    expected = _without_none(expected) if node is not None else expected
+    expected, _ = bare(_choice(node, expected))
     if isinstance(node, dict) and _makes_object(node, expected):
         cls = _class_of(node, expected, "")
         hints = {name: hint for name, (hint, _) in _parameters(cls).items()}
@@ -160,18 +207,20 @@ def _defaults(cls: type) -> dict[str, Any]:
 
 def _check_children(node: dict | list, expected: Any, path: str) -> None:
     """Validates the nodes in a dict or list whose own schema is open."""
-    hint = get_args(expected)[1] if get_origin(expected) is dict else object
+    key_hint, hint = get_args(expected) if _is_mapping(expected) else (object, object)
     for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+        if not _accepts(key, key_hint):
+            raise _unexpected(f"{path}: a key", key_hint, key)
         check(child, hint, _join(path, key))
 
 
 def _check_items(node: Any, expected: Any, path: str) -> None:
-    if not isinstance(node, list | tuple):
-        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
     hints = get_args(expected)
     fixed = get_origin(expected) is tuple and Ellipsis not in hints
     if fixed and len(hints) != len(node):
-        raise ConfigError(f"{path}: expected {len(hints)} values, found {len(node)}: {node}")
+        raise ConfigError(
+            f"{path}: expected {len(hints)} values, found {len(node)}: {_short.repr(node)}"
+        )
     for i, child in enumerate(node):
         check(child, hints[i] if fixed else hints[0], _join(path, i))
 
@@ -179,15 +228,17 @@ def _check_items(node: Any, expected: Any, path: str) -> None:
 def _check_class(node: dict, expected: Any, path: str) -> None:
     cls = _class_of(node, expected, path)
     parameters = _parameters(cls)
-    for key, value in node.items():
-        if key == "type":
-            continue
-        if key not in parameters:
+    for key in node:
+        if key not in parameters and key != "type":
+            known = {k: v for k, v in node.items() if k in parameters}
             raise ConfigError(
                 f"{_join(path, key)}: {cls.__name__} has no argument '{key}'"
-                + nearest(str(key), list(parameters))
+                + nearest(str(key), list(parameters), known, path)
             )
-        check(value, parameters[key][0], _join(path, key))
+    # In this order the error is about `input_size` before all that refers to it.
+    for key, (hint, _) in parameters.items():
+        if key in node:
+            check(node[key], hint, _join(path, key))
     missing = [k for k, (_, required) in parameters.items() if required and k not in node]
     if missing:
         raise ConfigError(f"{path or cls.__name__}: {cls.__name__} needs '{missing[0]}'")
@@ -196,7 +247,7 @@ def _check_class(node: dict, expected: Any, path: str) -> None:
 def _check_name(node: Any, expected: type, path: str) -> None:
     """Validates a string in place of an object: the name of a shipped one."""
     if not (isinstance(node, str) and hasattr(expected, "named")):
-        raise ConfigError(f"{path}: expected {_describe(expected)}, found {_found(node)}")
+        raise _unexpected(path, expected, node)
     try:
         expected.named(node)
     except ValueError as error:
@@ -204,7 +255,7 @@ def _check_name(node: Any, expected: type, path: str) -> None:
 
 
 def _make(node: Any, expected: Any, path: str) -> Any:
-    expected = _without_none(expected) if node is not None else expected
+    expected, _ = bare(_choice(node, expected))
     if isinstance(node, dict) and _makes_object(node, expected):
         cls = _class_of(node, expected, path)
         parameters = _parameters(cls)
@@ -217,6 +268,10 @@ def _make(node: Any, expected: Any, path: str) -> Any:
             raise
         except (ValueError, TypeError, ArithmeticError) as error:
             raise ConfigError(f"{path or cls.__name__}: {error}") from error
+        except MemoryError:
+            raise ConfigError(
+                f"{path or cls.__name__}: there is not enough memory for it"
+            ) from None
     if _is_schema(expected):
         return expected.named(node)
     if isinstance(node, dict):
@@ -258,7 +313,7 @@ def _class_of(node: dict, expected: Any, path: str) -> type:
 @cache
 def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
     """Argument → (type hint, whether it is required)."""
-    hints = get_type_hints(cls.__init__)  # type: ignore[misc]
+    hints = type_hints(cls.__init__)  # type: ignore[misc]
     return {
         name: (hints.get(name, object), p.default is p.empty)
         for name, p in inspect.signature(cls).parameters.items()
@@ -267,7 +322,7 @@ def _parameters(cls: type) -> dict[str, tuple[Any, bool]]:
 
 def _makes_object(node: dict, hint: Any) -> bool:
     """Whether a dict describes an object rather than being a plain value."""
-    if get_origin(hint) in (Union, types.UnionType):
+    if is_union(hint):
         return "type" in node and any(_makes_object(node, h) for h in get_args(hint))
     return _is_schema(hint) or ("type" in node and hint in (object, Any))
 
@@ -279,21 +334,34 @@ def _is_schema(hint: Any) -> bool:
     return is_plain_class and hint.__module__ not in ("builtins", "typing")
 
 
-def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        rest = [h for h in get_args(hint) if h is not type(None)]
-        return rest[0] if len(rest) == 1 else Union[tuple(rest)]  # noqa: UP007
-    return hint
+def _choice(node: Any, hint: Any) -> Any:
+    """The type of a union that a node is checked against; other hints as they are."""
+    if not is_union(hint):
+        return hint
+    hints = [h for h in get_args(hint) if h is not type(None) or node is None]
+    if len(hints) == 1:
+        return hints[0]
+    if isinstance(node, dict) and _makes_object(node, Union[tuple(hints)]):  # noqa: UP007
+        return Union[tuple(hints)]  # noqa: UP007
+    fitting = (h for h in hints if _accepts(node, bare(h)[0]))
+    return next(fitting, Union[tuple(hints)])  # noqa: UP007
+
+
+def _is_mapping(hint: Any) -> bool:
+    return get_origin(hint) in (dict, Mapping)
 
 
 def _accepts(value: Any, hint: Any) -> bool:
+    """Whether a value is of a type, apart from ranges and from what is in it."""
+    hint, _ = bare(hint)
     if hint in (object, Any):
         return True
     origin = get_origin(hint)
-    if origin in (Union, types.UnionType):
+    if is_union(hint):
         return any(_accepts(value, h) for h in get_args(hint))
     if origin is Literal:
-        return value in get_args(hint)
+        # True is not 1.
+        return any(value == each and type(value) is type(each) for each in get_args(hint))
     if origin in (list, tuple, Sequence):
         return isinstance(value, list | tuple)
     if hint is float:
@@ -304,20 +372,14 @@ def _accepts(value: Any, hint: Any) -> bool:
     return isinstance(value, origin or hint)
 
 
-def _describe(hint: Any) -> str:
-    if get_origin(hint) is Literal:
-        return "one of " + ", ".join(repr(v) for v in get_args(hint))
-    if get_origin(hint) in (Union, types.UnionType):
-        return " or ".join(_describe(h) for h in get_args(hint))
-    if get_origin(hint):
-        return str(hint).replace("typing.", "")
-    if hint is float:
-        return "float (finite)"
-    return getattr(hint, "__name__", str(hint)).replace("NoneType", "null")
+# Of values in messages.
+_short = Repr()
+_short.maxstring = _short.maxother = _short.maxlong = 100
 
 
-def _found(value: Any) -> str:
-    return "null" if value is None else f"{type(value).__name__} {value!r}"
+def _unexpected(path: str, hint: Any, value: Any) -> ConfigError:
+    found = "null" if value is None else f"{type(value).__name__} {_short.repr(value)}"
+    return ConfigError(f"{path}: expected {describe(hint)}, found {found}")
 
 
 def _join(path: str, key: object) -> str:

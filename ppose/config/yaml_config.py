@@ -335,7 +335,8 @@ def _child(node: Any, part: str, text: str, above: list[str], new: bool = False)
     if isinstance(node, dict):
         if new:
             return None
-        raise ConfigError(f"-o {text}: {place} has no key '{part}'{nearest(part, list(node))}")
+        hint = nearest(part, list(node), node, ".".join(above))
+        raise ConfigError(f"-o {text}: {place} has no key '{part}'{hint}")
     if isinstance(node, list):
         raise ConfigError(f"-o {text}: {place} is a list of {len(node)}, found the index '{part}'")
     raise ConfigError(f"-o {text}: {place} is the value {node!r} and has no keys")

@@ -10,6 +10,7 @@ from ppose.convert.verify import TOLERANCE, largest_difference
 from ppose.utils.download import fetch
 from ppose.utils.errors import PposeError
 from ppose.utils.files import check_writable
+from ppose.utils.printable import printable
 from ppose.weights.weight_file import WeightsError, save_arrays
 
 SUFFIXES = (".pdparams", ".safetensors")
@@ -40,7 +41,7 @@ def convert_file(
     Raises:
         WeightsError: unreadable file, unsupported network, tensors that are missing, unexpected or
             of another shape, or outputs that differ; nothing is written.
-        PposeError, OSError: the output cannot be written, PyTorch is not installed, or raised by
+        PposeError, OSError: the output cannot be written, `verify` without PyTorch, or raised by
             `ppose.utils.download.fetch`.
     """
     output = Path(output)
@@ -57,7 +58,8 @@ def convert_file(
         print(made.table())
     print(f"{checkpoint}: {made.source.name}, {made.target.title}")
     if found.key:
-        others = f"; not taken: {', '.join(found.other_keys)}" if found.other_keys else ""
+        others = printable(", ".join(found.other_keys))
+        others = f"; not taken: {others}" if others else ""
         print(f"  taken: {found.key}{others}")
     print(made.summary())
     if verify:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ppose.config import register
+from ppose.config.ranges import Share
 from ppose.data.annotations import Annotations, read_people
 from ppose.data.boxes import path_ends, read_box_entries
 from ppose.data.categories import Wanted
@@ -77,7 +78,7 @@ class CocoDataset:
         anno_path: str,
         skeleton: Skeleton,
         bbox_file: str | None = None,
-        min_box_score: float = 0.0,
+        min_box_score: Share = 0.0,
         categories: Sequence[str | int] | Literal["all"] | None = None,
     ):
         self.skeleton = skeleton

@@ -70,6 +70,20 @@ def open_json(path: Path, argument: str, segmentations: bool) -> Iterator[JsonSt
         yield JsonStream(file, hook)
 
 
+def is_drawn(path: str | Path) -> bool:
+    """Whether `ppose synthetic` wrote a keypoint file, which then begins with its recipe.
+
+    False for a file that cannot be read: whoever needs its content reports that.
+    """
+    try:
+        with Path(path).open(encoding="utf-8-sig") as file:
+            stream = JsonStream(file)
+            info = stream.value() if next(stream.members(), None) == "info" else None
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(info, dict) and "recipe" in info
+
+
 def filter_objects(entries: Any, what: str, problems: Problems) -> list[dict[str, Any]]:
     """The entries that are JSON objects; the others are counted as skipped."""
     found = entries if isinstance(entries, list) else [entries]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ppose.config import register, renamed
-from ppose.data.transforms import Transform, check_positive, check_range, warp
+from ppose.config.ranges import Grey, Length, Padding, Range, Side, Size
+from ppose.data.transforms import Transform, warp
 from ppose.structures import Sample, geometry
+
+_Scale = Annotated[float, Range(above=0, most=16)]
 
 
 @dataclass(frozen=True)
@@ -73,11 +76,12 @@ class BoxCrop(Transform, Crop):
     """
 
     augments = False
+    stage = "crop"
     uses_boxes = True
 
-    def __init__(self, size_wh: tuple[int, int], padding: float = 1.25, udp: bool = False):
-        self.size_wh = _size(size_wh)
-        self.padding = check_positive("padding", padding)
+    def __init__(self, size_wh: Size, padding: Padding = 1.25, udp: bool = False):
+        self.size_wh = size_wh
+        self.padding = padding
         self.udp = udp
 
     def matrix(self, box_xywh: np.ndarray) -> np.ndarray:
@@ -120,22 +124,20 @@ class ImageCrop(Crop):
 
     def __init__(
         self,
-        size: int = 512,
+        size: Side = 512,
         side: Literal["short", "height", "long"] = "short",
-        scales: tuple[float, ...] = (1.0,),
-        max_side: int = 2048,
-        border: int = 0,
+        scales: Annotated[tuple[_Scale, ...], Length(1, 16)] = (1.0,),
+        max_side: Side = 2048,
+        border: Grey = 0,
     ):
-        if size < 1 or max_side < size:
-            raise ValueError(f"expected 1 <= size <= max_side, found {size} and {max_side}")
-        if not scales:
-            raise ValueError("scales: expected at least one factor")
+        if max_side < size:
+            raise ValueError(f"max_side: expected at least the size, {size}, found {max_side}")
         self.size = size
         self.side = side
-        self.scales = tuple(sorted((check_positive("scales", s) for s in scales), reverse=True))
+        self.scales = tuple(sorted(scales, reverse=True))
         self.views_per_region = len(self.scales)
         self.max_side = max_side
-        self.border = int(check_range("border", border, 0, 255))
+        self.border = border
 
     def views(
         self, size_wh: tuple[int, int], boxes_xywh: np.ndarray | None, multiple: int
@@ -161,9 +163,10 @@ class ImageFit(Transform):
     """
 
     augments = False
+    stage = "crop"
 
-    def __init__(self, size_wh: tuple[int, int]):
-        self.size_wh = _size(size_wh)
+    def __init__(self, size_wh: Size):
+        self.size_wh = size_wh
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         height, width = sample.image.shape[:2]
@@ -188,10 +191,11 @@ class CentreCrop(Transform):
     """
 
     augments = False
+    stage = "crop"
 
-    def __init__(self, size_wh: tuple[int, int], person_height: float = 0.6):
-        self.size_wh = _size(size_wh)
-        self.person_height = check_positive("person_height", person_height)
+    def __init__(self, size_wh: Size, person_height: _Scale = 0.6):
+        self.size_wh = size_wh
+        self.person_height = person_height
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         x, y, width, height = (float(value) for value in sample.box_xywh)
@@ -204,9 +208,3 @@ class CentreCrop(Transform):
             size_wh=self.size_wh,
             pivot_xy=pivot,
         )
-
-
-def _size(size_wh: tuple[int, int]) -> tuple[int, int]:
-    if min(size_wh) < 1:
-        raise ValueError(f"size_wh has to be above 0, found {size_wh}")
-    return size_wh

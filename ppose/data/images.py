@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 
 from ppose.utils.errors import PposeError
+from ppose.utils.log import log
+from ppose.utils.printable import printable
 
 try:
     from PIL import Image
@@ -96,26 +98,64 @@ def list_images(images: str | Path) -> list[Path]:
         ImageError: no image found; the message says what exists instead.
     """
     path = Path(images)
-    if path.is_file():
-        return [path]
-    if path.is_dir():
-        found = list(path.iterdir())
-    elif glob.has_magic(str(images)):
-        found = [Path(name) for name in glob.glob(str(images), recursive=True)]  # noqa: PTH207
-    else:
-        raise ImageError(f"image or folder {path} does not exist: {nearest_path(path)}")
-    files = [p for p in found if _has_image_name(p) and p.is_file()]
+    try:
+        if path.is_file():
+            return [path]
+        if path.is_dir():
+            found = list(path.iterdir())
+        elif glob.has_magic(str(images)):
+            found = _matches(str(images))
+        elif path.exists():
+            raise ImageError(f"{path}: neither an image file nor a folder")
+        else:
+            raise ImageError(f"image or folder {path} does not exist: {nearest_path(path)}")
+    except (OSError, ValueError) as error:  # such as a name that is too long, or "**.jpg"
+        if isinstance(error, ImageError):
+            raise
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{str(images)[:200]}: cannot be searched for images: {why}") from None
+    named = [p for p in found if _has_image_name(p)]
+    files = [p for p in named if p.is_file()]
     if not files:
         others = f"; found {len(found)} other files" if found else ""
         raise ImageError(f"{images}: no images ({', '.join(sorted(_EXTENSIONS))}){others}")
+    if unusable := sorted(set(named) - set(files)):
+        log.warning(
+            "left out: %d that have the name of an image but are no file, such as %s",
+            *(len(unusable), printable(str(unusable[0]), keep="")),
+        )
     return sorted(set(files), key=_natural_key)
 
 
+def _matches(pattern: str) -> list[Path]:
+    """What a glob pattern matches, without following links to folders, which may form circles."""
+    parts = Path(pattern).parts
+    fixed = next(n for n, part in enumerate(parts) if glob.has_magic(part))
+    wanted = parts[fixed:] + ("*",) * (parts[-1] == "**")
+    root = Path(*parts[:fixed])
+    if not root.is_dir():
+        return []
+    found = root.glob(str(Path(*wanted)))
+    hidden = any(part.startswith(".") for part in wanted)
+    return [p for p in found if hidden or not _in_hidden_folder(p.relative_to(root))]
+
+
+def _in_hidden_folder(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts[:-1])
+
+
 def nearest_path(path: Path) -> str:
-    """For errors about a missing path: the closest name in the deepest folder that exists."""
+    """For errors about a missing path: the closest name in the deepest folder that exists.
+
+    A data set that a script beside it downloads, or that `ppose synthetic` draws, is named so.
+    """
     folder, name = path.absolute().parent, path.name
     while not folder.is_dir():
         folder, name = folder.parent, folder.name
+    if (script := folder / f"download_{name}.py").is_file():
+        return f"{folder} has no '{name}'; python {script} downloads it"
+    if name.startswith("synthetic"):
+        return f"{folder} has no '{name}'; ppose synthetic --output {folder / name} draws it"
     names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
     close = get_close_matches(name, names[:10_000], 1)
     if close:

@@ -23,7 +23,7 @@ from ppose.codecs.codec import Codec
 from ppose.config import ConfigError
 from ppose.data.images import ImageError
 from ppose.data.problems import DataError
-from ppose.data.transforms import PipelineError, Transform, Warp, apply_transforms
+from ppose.data.transforms import PipelineError, Transform, apply_transforms, check_order
 from ppose.data.workers import Workers, sample_bytes
 from ppose.structures import Sample
 from ppose.utils.cpu import usable_cores
@@ -48,16 +48,14 @@ class TrainingSet:
     A sample whose image cannot be read is replaced by another, and marked in `replaced`.
 
     Raises:
-        PipelineError: not exactly one `Warp`.
+        PipelineError: see `check_order`.
         DataError: no joint is labelled.
     """
 
     def __init__(
         self, source: SampleSource, transforms: Sequence[Transform], codec: Codec, seed: int
     ):
-        if sum(isinstance(t, Warp) for t in transforms) != 1:
-            names = ", ".join(type(t).__name__ for t in transforms)
-            raise PipelineError(f"train_transforms: expected one Warp, found {names or 'nothing'}")
+        check_order(transforms)
         if not (source.keypoints[..., 2] > 0).any():
             raise DataError(
                 "train_dataset: no joint is labelled; a bbox_file has only boxes, train without it"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from ppose.config import register, renamed
+from ppose.config.ranges import Range
 from ppose.data.coco import CocoDataset
 from ppose.structures import Sample
 from ppose.structures.skeleton import Skeleton
@@ -46,16 +47,11 @@ class CocoMultiPerson(CocoDataset):
         anno_path: str,
         skeleton: Skeleton,
         per_image: bool = False,
-        min_joints: int = 5,
-        min_area: float = 1024.0,
-        spacing: float = 0.3,
+        min_joints: Annotated[int, Range(least=0, most=1000)] = 5,
+        min_area: Annotated[float, Range(least=0, most=1e9)] = 1024.0,
+        spacing: Annotated[float, Range(least=0, most=1000)] = 0.3,
         categories: Sequence[str | int] | Literal["all"] | None = None,
     ):
-        for name, value in (("min_joints", min_joints), ("min_area", min_area)):
-            if value < 0:
-                raise ValueError(f"{name} has to be at least 0, found {value}")
-        if spacing < 0:
-            raise ValueError(f"spacing has to be at least 0, found {spacing}")
         self._per_image = per_image
         self._min_joints = min_joints
         self._min_area = min_area

@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 
 from ppose.config import register
+from ppose.config.ranges import Colour, Deviation
 
 
 @register
@@ -20,16 +21,9 @@ class Normalize:
 
     def __init__(
         self,
-        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
-        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+        mean: Colour = (0.485, 0.456, 0.406),
+        std: Deviation = (0.229, 0.224, 0.225),
     ):
-        for name, values in (("mean", mean), ("std", std)):
-            if len(values) != 3 or not all(0 <= value <= 1 for value in values):
-                raise ValueError(
-                    f"{name}: expected three values in 0..1 for R, G, B, found {values}"
-                )
-        if min(std) == 0:
-            raise ValueError(f"std has to be above 0, found {std}")
         self.mean = np.array(mean, np.float32) * 255
         self.std = np.array(std, np.float32) * 255
 

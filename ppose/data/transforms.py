@@ -10,14 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Literal, get_args
 
 import cv2
 import numpy as np
 
 from ppose.config import register
+from ppose.config.ranges import Grey, Padding, Range, Share
 from ppose.structures import Sample, geometry
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
+
+_Degrees = Annotated[float, Range(least=0, most=180)]
+_Radius = Annotated[float, Range(above=0, most=1)]
+
+
+Stage = Literal["box", "crop", "geometry", "warp", "pixels"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class PipelineError(PposeError, ValueError):
@@ -29,9 +39,11 @@ class Transform:
 
     Attributes:
         augments: whether this is data augmentation, which can be omitted at test time.
+        stage: place in the order of `STAGES`; None for anywhere.
     """
 
     augments = True
+    stage: Stage | None = None
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         raise NotImplementedError
@@ -40,8 +52,10 @@ class Transform:
 class Geometry(Transform):
     """Base class of random linear maps about the pivot, applied with probability `p`."""
 
-    def __init__(self, p: float = 1.0):
-        self.p = _probability(p)
+    stage = "geometry"
+
+    def __init__(self, p: Share = 1.0):
+        self.p = p
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         """(3, 3) matrix about the origin, in pixels of the input."""
@@ -70,13 +84,19 @@ class HalfBody(Transform):
         padding: scale factor of the joints' extent, in addition to that of the crop.
     """
 
+    stage = "box"
+
     def __init__(
-        self, skeleton: Skeleton, p: float = 0.3, min_joints: int = 8, padding: float = 1.2
+        self,
+        skeleton: Skeleton,
+        p: Share = 0.3,
+        min_joints: Annotated[int, Range(least=0, most=1000)] = 8,
+        padding: Padding = 1.2,
     ):
         self.halves = (skeleton.upper_index, skeleton.lower_index)
-        self.p = _probability(p)
+        self.p = p
         self.min_joints = min_joints
-        self.padding = check_positive("padding", padding)
+        self.padding = padding
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         person = sample.keypoints[0]
@@ -105,10 +125,13 @@ class RandomScale(Geometry):
             (HRNet).
     """
 
-    def __init__(self, spread: float, p: float = 1.0, uniform: bool = False):
+    def __init__(
+        self,
+        spread: Annotated[float, Range(least=0, below=1)],
+        p: Share = 1.0,
+        uniform: bool = False,
+    ):
         super().__init__(p)
-        if not 0 <= spread < 1:
-            raise ValueError(f"spread has to be in 0..1, found {spread}")
         self.spread = spread
         self.uniform = uniform
 
@@ -129,9 +152,9 @@ class RandomRotate(Geometry):
             standard deviation `degrees`, clipped to ± 2 · `degrees` (HRNet).
     """
 
-    def __init__(self, degrees: float, p: float = 0.6, uniform: bool = False):
+    def __init__(self, degrees: _Degrees, p: Share = 0.6, uniform: bool = False):
         super().__init__(p)
-        self.degrees = check_range("degrees", degrees, 0, 180)
+        self.degrees = degrees
         self.uniform = uniform
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
@@ -143,9 +166,9 @@ class RandomRotate(Geometry):
 class RandomShift(Geometry):
     """Random translation, uniform in ± `fraction` of the input's width and height."""
 
-    def __init__(self, fraction: float, p: float = 1.0):
+    def __init__(self, fraction: Share, p: Share = 1.0):
         super().__init__(p)
-        self.fraction = check_range("fraction", fraction, 0, 1)
+        self.fraction = fraction
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:
         shift = rng.uniform(-self.fraction, self.fraction, 2) * sample.size_wh
@@ -156,7 +179,7 @@ class RandomShift(Geometry):
 class RandomFlip(Geometry):
     """Random horizontal flip; left and right joints swap."""
 
-    def __init__(self, skeleton: Skeleton, p: float = 0.5):
+    def __init__(self, skeleton: Skeleton, p: Share = 0.5):
         super().__init__(p)
         self.mirror_index = skeleton.mirror_index
 
@@ -182,9 +205,10 @@ class Warp(Transform):
     """
 
     augments = False
+    stage = "warp"
 
-    def __init__(self, border: int = 0):
-        self.border = int(check_range("border", border, 0, 255))
+    def __init__(self, border: Grey = 0):
+        self.border = border
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if sample.size_wh == (0, 0):
@@ -239,25 +263,20 @@ class ColorJitter(Transform):
         p: probability.
     """
 
+    stage = "pixels"
     _LUMA = np.array([0.299, 0.587, 0.114])
 
     def __init__(
         self,
-        brightness: float = 0.0,
-        contrast: float = 0.0,
-        saturation: float = 0.0,
-        hue: float = 0.0,
-        p: float = 1.0,
+        brightness: Share = 0.0,
+        contrast: Share = 0.0,
+        saturation: Share = 0.0,
+        hue: _Degrees = 0.0,
+        p: Share = 1.0,
     ):
-        self.spread = np.array(
-            [
-                check_range("brightness", brightness, 0, 1),
-                check_range("contrast", contrast, 0, 1),
-                check_range("saturation", saturation, 0, 1),
-            ]
-        )
-        self.hue = check_range("hue", hue, 0, 180)
-        self.p = _probability(p)
+        self.spread = np.array([brightness, contrast, saturation])
+        self.hue = hue
+        self.p = p
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         if rng.random() >= self.p:
@@ -290,21 +309,21 @@ class InformationDropping(Transform):
         offset: maximum distance from the joint in x and y, relative to the input's size.
     """
 
+    stage = "pixels"
+
     def __init__(
         self,
-        p: float = 0.5,
-        patches: int = 1,
-        radius: tuple[float, float] = (0.1, 0.2),
-        offset: float = 0.05,
+        p: Share = 0.5,
+        patches: Annotated[int, Range(least=1, most=100)] = 1,
+        radius: tuple[_Radius, _Radius] = (0.1, 0.2),
+        offset: Share = 0.05,
     ):
-        if patches < 1:
-            raise ValueError(f"patches has to be at least 1, found {patches}")
-        if not 0 < radius[0] <= radius[1] <= 1:
-            raise ValueError(f"radius has to be (min, max) in 0..1, found {radius}")
-        self.p = _probability(p)
+        if radius[0] > radius[1]:
+            raise ValueError(f"radius: expected the minimum first, found {radius}")
+        self.p = p
         self.patches = patches
         self.radius = radius
-        self.offset = check_range("offset", offset, 0, 1)
+        self.offset = offset
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         joints = sample.keypoints[sample.keypoints[..., 2] > 0][:, :2]
@@ -319,6 +338,26 @@ class InformationDropping(Transform):
         return replace(sample, image=image)
 
 
+def check_order(transforms: Sequence[Transform]) -> None:
+    """Raises PipelineError unless there are one crop and one `Warp`, and all is in its order.
+
+    Out of order, a transform would change pixels without keypoints, or nothing.
+    """
+    names = [type(transform).__name__ for transform in transforms]
+    placed = [(STAGES.index(t.stage), i) for i, t in enumerate(transforms) if t.stage]
+    for stage, what in (("warp", "Warp"), ("crop", "crop")):
+        if sum(t.stage == stage for t in transforms) != 1:
+            raise PipelineError(
+                f"train_transforms: expected one {what}, found {', '.join(names) or 'nothing'}"
+            )
+    for (one, i), (other, j) in pairwise(placed):
+        if other < one:
+            raise PipelineError(
+                f"train_transforms.{j}: {names[j]} ({STAGES[other]}) has to come before "
+                f"{names[i]} ({STAGES[one]}); the order is {', '.join(STAGES)}"
+            )
+
+
 def apply_transforms(
     sample: Sample, transforms: Sequence[Transform], rng: np.random.Generator
 ) -> Sample:
@@ -326,23 +365,3 @@ def apply_transforms(
     for transform in transforms:
         sample = transform(sample, rng)
     return sample
-
-
-def _probability(p: float) -> float:
-    if not 0 <= p <= 1:
-        raise ValueError(f"p has to be a probability in 0..1, found {p}")
-    return p
-
-
-def check_range(name: str, value: float, low: float, high: float) -> float:
-    """Returns `value`; raises ValueError if it is not in low..high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} has to be in {low}..{high}, found {value}")
-    return value
-
-
-def check_positive(name: str, value: float) -> float:
-    """Returns `value`; raises ValueError if it is not positive and finite."""
-    if not 0 < value < np.inf:
-        raise ValueError(f"{name} has to be above 0, found {value}")
-    return value

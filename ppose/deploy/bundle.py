@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from ppose.codecs.codec import Codec
 from ppose.config import ConfigError, build, check, current_names, read_yaml
+from ppose.config.ranges import Range, Stride
 from ppose.data.crops import Crop
+from ppose.deploy.backends.onnx_file import read_onnx
 from ppose.inference.postprocess import Postprocess
+from ppose.inference.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
 from ppose.utils.files import file_hash
 
@@ -18,6 +21,9 @@ FORM = "ppose bundle 1"
 PROGRAM, WEIGHTS, ONNX = "model.pdmodel", "model.pdiparams", "model.onnx"
 # Names of the network's inputs and output.
 IMAGES, INSIDE, MAPS = "images", "inside", "maps"
+
+
+_Dynamic = Annotated[int, Range(least=-1, most=8192)]
 
 
 class BundleError(PposeError):
@@ -42,11 +48,11 @@ class BundleNetwork:
 
     name: str
     gives: Literal["maps", "peaks"]
-    stride: int
-    size_multiple: int
-    channels: int
-    input: tuple[int, int, int, int]
-    int8: int
+    stride: Stride
+    size_multiple: Annotated[int, Range(least=1, most=1024)]
+    channels: Annotated[int, Range(least=1, most=10_000)]
+    input: tuple[_Dynamic, _Dynamic, _Dynamic, _Dynamic]
+    int8: Annotated[int, Range(least=0, most=10**6)]
     files: dict[str, list[str]]
     sha256: dict[str, str]
 
@@ -112,9 +118,6 @@ class Bundle:
     def _check_compatibility(self, path: Path) -> None:
         """Like `Experiment.check_fit`: incompatible parts would give wrong results."""
         network, codec, crop = self.network, self.codec, self.crop
-        for name in ("stride", "size_multiple", "channels"):
-            if getattr(network, name) < 1:
-                raise BundleError(f"{path}: network.{name}: expected 1 or more")
         _check_equal(path, "channels", network.channels, codec.channels)
         _check_equal(path, "stride", network.stride, codec.stride)
         if crop.uses_boxes != codec.uses_boxes:
@@ -124,6 +127,12 @@ class Bundle:
             _check_equal(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
         if network.gives == "peaks" and (self.flip_test or crop.views_per_region > 1):
             raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
+
+    @property
+    def caution(self) -> str | None:
+        """What users of its weights have to know, if anything."""
+        trained = TrainedFor.read(self.about["weights"].get(KEY))
+        return trained.caution if trained else None
 
     @property
     def files(self) -> list[Path]:
@@ -155,6 +164,11 @@ class Bundle:
             if file_hash(path) != self.network.sha256.get(name):
                 raise BundleError(
                     f"{path}: damaged, or from another export than {DESCRIPTION}; export it again"
+                )
+            if path.suffix == ".onnx" and (unlisted := read_onnx(path).weight_files - set(names)):
+                raise BundleError(
+                    f"{path}: its weights {min(unlisted)!r} are not in network.files of "
+                    f"{DESCRIPTION}, with a hash; export it again"
                 )
 
 

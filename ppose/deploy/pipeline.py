@@ -110,6 +110,11 @@ class PosePipeline:
                 read.append(replace(request, image=image, file=request.image))
         return read if batch else None
 
+    @property
+    def caution(self) -> str | None:
+        """See `PoseModel`."""
+        return self.estimator.caution
+
     def _detect(self, requests: list[Request]) -> list[Request]:
         assert self.detector is not None
         indices = [i for i, request in enumerate(requests) if request.boxes_xywh is None]

@@ -99,7 +99,7 @@ def load_estimator(
         BundleError, BackendError: with the reason and the file.
     """
     bundle = Bundle(model_dir)
-    return PoseEstimator(
+    estimator = PoseEstimator(
         runner=load_runner(
             bundle, backend=backend, device=device, precision=precision, threads=threads
         ),
@@ -110,6 +110,8 @@ def load_estimator(
         batch_size=batch_size,
         workers=workers,
     )
+    estimator.caution = bundle.caution
+    return estimator
 
 
 def load_runner(

@@ -30,6 +30,7 @@ from paddle.base.layer_helper import LayerHelper
 from paddle.base.proto import framework_pb2
 from paddle.jit.dy2static.program_translator import ProgramTranslator
 
+from ppose.deploy.backends.paddle_trial import trust
 from ppose.utils.errors import PposeError
 
 # The message classes are generated at import time, so type checkers do not know them.
@@ -166,6 +167,7 @@ class Program:
             # Paddle reads them sorted by name.
             for name in sorted(self.tensors, key=lambda name: names[name]):
                 file.write(_tensor_bytes(self.tensors[name]))
+        trust([program, weights])
 
     def _to_desc(self, names: dict[str, str]) -> Message:
         described = proto.ProgramDesc()

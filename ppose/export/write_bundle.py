@@ -13,14 +13,14 @@ from __future__ import annotations
 import copy
 import json
 import platform
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 import paddle
 
 from ppose.config import ConfigError, dump_config, with_defaults
+from ppose.config.ranges import type_hints
 from ppose.deploy.bundle import DESCRIPTION, FORM, ONNX, PROGRAM, WEIGHTS, Bundle, file_hash
 from ppose.experiment import Config, Experiment
 from ppose.export.fold import fold_batch_norms
@@ -28,8 +28,10 @@ from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.optimize import optimize
 from ppose.export.pdmodel import Program, trace
 from ppose.export.wrapper import ExportWrapper, input_specs
+from ppose.inference.trained_for import KEY
 from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
+from ppose.utils.folders import atomic_folder
 from ppose.version import __version__
 
 Format = Literal["paddle", "onnx"]
@@ -51,9 +53,9 @@ def export_bundle(
     """Exports the network of an experiment with its current weights as a bundle.
 
     Batch norms are folded, normalisation of the pixels becomes part of the network, and a
-    quantized network is converted to int8. The bundle is built in a temporary folder and moved
-    into place at the end: if anything fails, an existing bundle is unchanged. Other files in the
-    folder are kept.
+    quantized network is converted to int8. The bundle is built in a folder of its own, which takes
+    the place of `folder` in one step at the end: if anything fails, or the process is killed, an
+    existing bundle is unchanged. Other files in the folder are kept.
 
     Args:
         experiment: not modified.
@@ -78,13 +80,12 @@ def export_bundle(
             "flip_test=false and one scale"
         )
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{folder.name}."
-    with tempfile.TemporaryDirectory(prefix=prefix, dir=folder.parent) as made:
-        bundle = _build(experiment, Path(made), formats, peaks, batch, weights)
+    with atomic_folder(
+        folder, {DESCRIPTION, *(n for names in _FILES.values() for n in names)}
+    ) as made:
+        bundle = _build(experiment, made, formats, peaks, batch, weights)
         if check:
             check(bundle)
-        _replace_files(bundle, folder)
     return Bundle(folder)
 
 
@@ -132,16 +133,6 @@ def _write_files(program: Program, folder: Path, formats: Sequence[Format]) -> d
     return {form: _FILES[form] for form in formats}
 
 
-def _replace_files(bundle: Bundle, folder: Path) -> None:
-    """Moves the files into the folder, `pose.yml` last, and deletes those of other formats."""
-    folder.mkdir(exist_ok=True)
-    names = [path.name for path in bundle.files]
-    for name in [*names, DESCRIPTION]:
-        (bundle.folder / name).replace(folder / name)
-    for name in (n for files in _FILES.values() for n in files if n not in names):
-        (folder / name).unlink(missing_ok=True)
-
-
 def describe(
     experiment: Experiment,
     folder: Path,
@@ -149,16 +140,21 @@ def describe(
     weights: str | Path | None,
 ) -> None:
     """Writes `pose.yml`; `network` has the arguments of `ppose.deploy.bundle.Network`."""
-    hints, config = get_type_hints(Config), experiment.config
+    hints, config = type_hints(Config), experiment.config
     file = Path(weights) if weights and Path(weights).is_file() else None
     sha256 = file_hash(file) if file else None
+    trained = experiment.weights_trained_for
     about = {
         "form": FORM,
         "name": experiment.name,
         "network": network,
         **{key: with_defaults(config[key], hints[key]) for key in _CONFIG_KEYS},
         "flip_test": experiment.flip_test,
-        "weights": {"file": str(weights) if weights else None, "sha256": sha256},
+        "weights": {
+            "file": str(weights) if weights else None,
+            "sha256": sha256,
+            KEY: trained.to_dict() if trained else None,
+        },
         "training": {"run": _json_next_to(file, STARTS), "config": config},
         "versions": {
             "ppose": __version__,

@@ -110,6 +110,7 @@ class PoseEstimator:
         self.batch_size = batch_size
         self.workers = workers
         self.timer = Timer()
+        self.caution: str | None = None
 
     @property
     def skeleton(self) -> Skeleton:

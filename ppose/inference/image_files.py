@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,13 @@ from ppose.structures import Poses
 from ppose.structures.skeleton import Skeleton
 from ppose.structures.visualize import save_image
 from ppose.utils.errors import PposeError
-from ppose.utils.files import write_json
+from ppose.utils.files import RecordFile, finite
 from ppose.utils.interrupt import sigterm_as_interrupt
+from ppose.utils.printable import printable
 from ppose.utils.progress import progress
 
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 def infer(
@@ -37,6 +41,10 @@ def infer(
     min_joint_score: float = 0.3,
 ) -> PoseModel:
     """Estimates the poses in image files, draws them, and writes `poses.json`.
+
+    Both as they are found: whatever ends the run, each drawing is whole, and `poses.json` holds all
+    people found so far. A file name that is not UTF-8 is in it as Python has it, with an escape for
+    each such byte (`os.fsdecode`), and `os.fsencode` gives the name again.
 
     Args:
         make_finder: creates the model; called after the other arguments have been checked.
@@ -54,6 +62,7 @@ def infer(
     Raises:
         PposeError: no image could be read, the arguments contradict each other, or an input
             would be overwritten.
+        WriteError: there is no room for a result.
     """
     if boxes and bbox_file:
         raise PposeError("give boxes or a box file, not both")
@@ -69,22 +78,25 @@ def infer(
     requests = _requests(files, boxes, bbox_file, min_box_score)
     _check_overwriting(inputs, [*drawn.values(), path])
     finder = make_finder()
+    if finder.caution:
+        print(finder.caution)
     if finder.uses_boxes and not (boxes or bbox_file):
         print("no boxes of people: each image is treated as one person who fills it")
     failed: list[ImageError] = []
     found: list[Poses] = []
-    try:
-        with sigterm_as_interrupt(), progress(len(requests), "infer", "image") as bar:
-            for poses in finder.run(requests, failed):
-                found.append(replace(poses, image=None))
-                assert poses.file is not None and poses.image is not None
-                drawing = poses.draw(poses.image, min_score=min_joint_score)
-                save_image(drawn[poses.file], drawing)
-                bar.update(len(found) + len(failed) - bar.n)
-    finally:
-        # Also after an error or an interrupt.
-        if found:
-            write_json(path, _report(finder.skeleton, found))
+    with ExitStack() as stack:
+        stack.enter_context(sigterm_as_interrupt())
+        bar = stack.enter_context(progress(len(requests), "infer", "image"))
+        for poses in finder.run(requests, failed):
+            if not found:
+                report = _report(path, finder.skeleton)
+                stack.callback(report.close)
+            report.add(json.dumps(finite(poses.to_dict())))
+            found.append(replace(poses, image=None))
+            assert poses.file is not None and poses.image is not None
+            drawing = poses.draw(poses.image, min_score=min_joint_score)
+            save_image(drawn[poses.file], drawing)
+            bar.update(len(found) + len(failed) - bar.n)
     for error in failed:
         print(f"left out: {error}")
     if not found:
@@ -94,7 +106,7 @@ def infer(
     people = f"{len(scores)} {'person' if len(scores) == 1 else 'people'}"
     print(
         f"{people} in {len(found)} image{'s' * (len(found) > 1)}, {confident} of them scored "
-        f"{min_joint_score:g} or more: {folder}, {path}"
+        f"{min_joint_score:g} or more: {printable(f'{folder}, {path}')}"
     )
     return finder
 
@@ -109,7 +121,7 @@ def _requests(
         return [Request(file, keep_image=True) for file in files]
     table = BoxFile(bbox_file, min_score)
     for line in str(table.problems).splitlines():
-        print(f"{table.path.name}: {line}")
+        print(printable(f"{table.path.name}: {line}"))
     found = [table.of(file) for file in files]
     if not any(map(len, found)):
         raise PposeError(
@@ -160,10 +172,20 @@ def _output_names(files: list[Path]) -> dict[Path, str]:
 
 
 def _unused(stem: str, suffix: str, taken: set[str]) -> str:
-    name, number = stem + suffix, 2
-    while name.casefold() in taken:
-        name, number = f"{stem}_{number}{suffix}", number + 1
-    return name
+    number = 1
+    while True:
+        end = suffix if number == 1 else f"_{number}{suffix}"
+        name = _cut(stem, _LONGEST_NAME - len(os.fsencode(end))) + end
+        if name.casefold() not in taken:
+            return name
+        number += 1
+
+
+def _cut(name: str, size: int) -> str:
+    """The name, or as much of it as has `size` bytes."""
+    if len(os.fsencode(name)) <= size:
+        return name
+    return os.fsencode(name)[:size].decode(errors="ignore")
 
 
 def _check_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:
@@ -181,9 +203,6 @@ def _identity(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _report(skeleton: Skeleton, found: list[Poses]) -> dict:
-    return {
-        "skeleton": skeleton.name,
-        "joints": list(skeleton.joint_names),
-        "images": [poses.to_dict() for poses in found],
-    }
+def _report(path: Path, skeleton: Skeleton) -> RecordFile:
+    about = {"skeleton": skeleton.name, "joints": list(skeleton.joint_names)}
+    return RecordFile(path, json.dumps(about)[:-1] + ', "images": [\n', "]}\n", ",\n")

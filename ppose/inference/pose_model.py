@@ -31,6 +31,10 @@ class PoseModel(Protocol):
     def uses_boxes(self) -> bool:
         """Whether images need boxes of people."""
 
+    @property
+    def caution(self) -> str | None:
+        """What users of its weights have to know, if anything."""
+
     def run(
         self, requests: Iterable[Request], failed: list[ImageError] | None = None
     ) -> Iterator[Poses]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from ppose.config import register
+from ppose.config.ranges import Share
 from ppose.metrics.oks import oks_nms
 from ppose.structures import Poses
 
@@ -22,10 +23,7 @@ class Postprocess:
         oks_nms: OKS above which a pose is a duplicate, see `suppress`; None keeps all poses.
     """
 
-    def __init__(self, min_joint_score: float = 0.2, oks_nms: float | None = 0.9):
-        for name, value in (("min_joint_score", min_joint_score), ("oks_nms", oks_nms)):
-            if value is not None and not 0 <= value <= 1:
-                raise ValueError(f"{name} has to be in 0..1, found {value}")
+    def __init__(self, min_joint_score: Share = 0.2, oks_nms: Share | None = 0.9):
         self.min_joint_score = min_joint_score
         self.oks_nms = oks_nms
 

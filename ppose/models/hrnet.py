@@ -7,12 +7,17 @@ CVPR 2019. Parameter names are those of the public Paddle checkpoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from paddle import Tensor, nn
 from paddle.nn import functional as F
 
 from ppose.config import register
+from ppose.config.ranges import Range
 from ppose.models.layers import Backbone, ConvNorm, parallel, sum_scales
+
+_Width = Annotated[int, Range(least=1, most=512)]
+_Repeats = Annotated[int, Range(least=1, most=32)]
 
 
 @register
@@ -37,21 +42,13 @@ class HRNet(Backbone):
 
     def __init__(
         self,
-        width: int = 32,
-        modules: tuple[int, int, int] = (1, 4, 3),
-        blocks: int = 4,
-        stem_width: int = 64,
-        stage1_width: int = 64,
-        stage1_blocks: int = 4,
+        width: _Width = 32,
+        modules: tuple[_Repeats, _Repeats, _Repeats] = (1, 4, 3),
+        blocks: _Repeats = 4,
+        stem_width: _Width = 64,
+        stage1_width: _Width = 64,
+        stage1_blocks: _Repeats = 4,
     ):
-        _check_positive(
-            width=width,
-            modules=min(modules),
-            blocks=blocks,
-            stem_width=stem_width,
-            stage1_width=stage1_width,
-            stage1_blocks=stage1_blocks,
-        )
         super().__init__(out_channels=width)
         widths = [width, 2 * width, 4 * width, 8 * width]
 
@@ -73,12 +70,6 @@ class HRNet(Backbone):
         maps = self.st3(self.tr2(maps))
         maps = self.st4(self.tr3(maps))
         return maps[0]
-
-
-def _check_positive(**arguments: int) -> None:
-    for name, value in arguments.items():
-        if value < 1:
-            raise ValueError(f"{name} has to be at least 1, found {value}")
 
 
 def _bottlenecks(name: str, inputs: int, width: int, count: int) -> nn.Sequential:

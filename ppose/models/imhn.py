@@ -7,6 +7,7 @@ Multi-Person Pose Estimation", AAAI 2020).
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Annotated
 
 import paddle
 from paddle import Tensor, nn
@@ -14,6 +15,7 @@ from paddle.nn import functional as F
 
 from ppose.codecs.part_layout import PartLayout
 from ppose.config import register
+from ppose.config.ranges import Range
 from ppose.models.kernels import upsample
 from ppose.models.layers import ConvNorm, check_images, conv2d, parallel
 from ppose.models.network import Network
@@ -52,15 +54,16 @@ class IMHN(Network):
     size_multiple = 64
     heads = r"stacks\.\d+\.heads\.|merges\.\d+\.maps\.\d+\.conv\."
 
-    def __init__(self, parts: PartLayout, stacks: int = 4, width: int = 256, increase: int = 128):
+    def __init__(
+        self,
+        parts: PartLayout,
+        stacks: Annotated[int, Range(least=1, most=16)] = 4,
+        width: Annotated[int, Range(least=_SQUEEZE, most=1024, multiple=_SQUEEZE)] = 256,
+        increase: Annotated[int, Range(least=0, most=512, multiple=2)] = 128,
+    ):
         super().__init__()
-        if stacks < 1:
-            raise ValueError(f"stacks has to be at least 1, found {stacks}")
-        if width < _SQUEEZE or width % _SQUEEZE:
-            raise ValueError(f"width has to be a multiple of {_SQUEEZE}, found {width}")
-        if increase < 0 or increase % 2:
-            raise ValueError(f"increase has to be even and at least 0, found {increase}")
         self.channels = parts.channels
+        self.training_maps = (stacks, SCALES)
         widths = [width + increase * scale for scale in range(SCALES)]
         self.stem = Stem(width)
         self.stacks = nn.LayerList([Stack(widths, self.channels) for _ in range(stacks)])

@@ -12,6 +12,7 @@ class Network(nn.Layer):
     contain further maps for the loss.
 
     Attributes:
+        training_maps: numbers of stacks, and of scales in each, that have maps in training.
         stride: input pixels per cell of the maps.
         size_multiple: height and width of the input must be multiples of it.
         channels: number of maps.
@@ -19,6 +20,7 @@ class Network(nn.Layer):
             on the output channels; pretrained weights may lack them.
     """
 
+    training_maps: tuple[int, int] = (1, 1)
     stride: int
     size_multiple: int
     channels: int

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppose.config import register
+from ppose.config.ranges import Count
 
 
 @register
@@ -13,9 +14,7 @@ class EarlyStop:
         patience: consecutive evaluations without a better AP that end the run.
     """
 
-    def __init__(self, patience: int):
-        if patience < 1:
-            raise ValueError(f"patience has to be at least 1, found {patience}")
+    def __init__(self, patience: Count):
         self.patience = patience
 
     def ends(self, stale: int) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import paddle
 
 from ppose.config import register
+from ppose.config.ranges import Range, Steps
 
 
 @register
@@ -23,11 +25,9 @@ class EMA:
             weights are soon forgotten; 0 for no limit.
     """
 
-    def __init__(self, decay: float = 0.9998, warmup: int = 10):
-        if not 0 < decay < 1:
-            raise ValueError(f"decay has to be between 0 and 1, found {decay}")
-        if warmup < 0:
-            raise ValueError(f"warmup has to be at least 0, found {warmup}")
+    def __init__(
+        self, decay: Annotated[float, Range(above=0, below=1)] = 0.9998, warmup: Steps = 10
+    ):
         self.decay = decay
         self.warmup = warmup
 

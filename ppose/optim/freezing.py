@@ -31,11 +31,9 @@ class Freezing:
 
     def __init__(self, network: paddle.nn.Layer, patterns: Sequence[str], all_norms: bool = False):
         parameters = dict(network.named_parameters())
-        self.names = {n for pattern in patterns for n in match_names(pattern, parameters, "freeze")}
+        self.names = frozen_names(network, patterns)
         for name in self.names:
             parameters[name].stop_gradient = True
-        if all(parameter.stop_gradient for parameter in parameters.values()):
-            raise ConfigError(f"freeze: {list(patterns)} leave nothing to train")
         self.norms = [
             layer
             for name, layer in network.named_sublayers()
@@ -48,6 +46,19 @@ class Freezing:
         network.train()
         for norm in self.norms:
             norm.eval()
+
+
+def frozen_names(network: paddle.nn.Layer, patterns: Sequence[str]) -> set[str]:
+    """Names of the parameters that patterns freeze.
+
+    Raises:
+        ConfigError: a pattern matches nothing, or nothing is left to train.
+    """
+    parameters = dict(network.named_parameters())
+    names = {n for pattern in patterns for n in match_names(pattern, parameters, "freeze")}
+    if all(name in names or parameter.stop_gradient for name, parameter in parameters.items()):
+        raise ConfigError(f"freeze: {list(patterns)} leave nothing to train")
+    return names
 
 
 def _parameter_names(name: str, layer: paddle.nn.Layer) -> list[str]:

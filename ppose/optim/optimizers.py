@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 import paddle
 
 from ppose.config import register
 from ppose.config.patterns import match_names
+from ppose.config.ranges import Count, Factor, Range, Rate, Share
 
 
 class Optimizer:
@@ -22,29 +23,18 @@ class Optimizer:
             learning rate is lr × (batch_size × devices × accumulate) / base_batch (Goyal et al.,
             2017); null uses `lr` unchanged.
         lr_factors: pattern → factor of the learning rate of parameters whose names begin with a
-            match (`backbone: 0.1`); the last matching pattern counts.
+            match (`backbone: 0.1`), above 0; the last matching pattern counts. Parameters that are
+            not trained go to `freeze`.
     """
 
     def __init__(
         self,
-        lr: float,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        base_batch: int | None = None,
-        lr_factors: dict[str, float] | None = None,
+        lr: Rate,
+        weight_decay: Share = 0.0,
+        clip_norm: Factor | None = None,
+        base_batch: Count | None = None,
+        lr_factors: dict[str, Factor] | None = None,
     ):
-        if lr <= 0:
-            raise ValueError(f"lr has to be above 0, found {lr}")
-        if clip_norm is not None and clip_norm <= 0:
-            raise ValueError(f"clip_norm has to be above 0 or null, found {clip_norm}")
-        if base_batch is not None and base_batch < 1:
-            raise ValueError(f"base_batch has to be at least 1 or null, found {base_batch}")
-        for pattern, factor in (lr_factors or {}).items():
-            if factor <= 0:
-                raise ValueError(
-                    f"lr_factors: the factor of '{pattern}' has to be above 0, found {factor}; "
-                    "use freeze for parameters that are not trained"
-                )
         self.lr = lr
         self.weight_decay = weight_decay
         self.clip_norm = clip_norm
@@ -55,6 +45,19 @@ class Optimizer:
         """Factor of all learning rates for `batch` samples in a step."""
         return 1.0 if self.base_batch is None else batch / self.base_batch
 
+    def factors(self, names: Iterable[str]) -> dict[str, float]:
+        """Name → factor of the learning rate, for parameters that have one.
+
+        Raises:
+            ConfigError: a pattern of `lr_factors` matches no name.
+        """
+        names = list(names)
+        return {
+            name: factor
+            for pattern, factor in self.lr_factors.items()
+            for name in match_names(pattern, names, "optimizer.lr_factors")
+        }
+
     def create(self, parameters: Mapping[str, paddle.Tensor]) -> paddle.optimizer.Optimizer:
         """Creates the Paddle optimizer.
 
@@ -64,12 +67,7 @@ class Optimizer:
         Raises:
             ConfigError: a pattern of `lr_factors` matches no name.
         """
-        factors = {
-            name: factor
-            for pattern, factor in self.lr_factors.items()
-            for name in match_names(pattern, parameters, "optimizer.lr_factors")
-        }
-        for name, factor in factors.items():
+        for name, factor in self.factors(parameters).items():
             # The clipping values of PACT already have their own factor.
             parameters[name].optimize_attr["learning_rate"] *= factor
         clip = None if self.clip_norm is None else paddle.nn.ClipGradByGlobalNorm(self.clip_norm)
@@ -109,12 +107,12 @@ class SGD(Optimizer):
 
     def __init__(
         self,
-        lr: float,
-        weight_decay: float = 0.0,
-        clip_norm: float | None = None,
-        base_batch: int | None = None,
-        lr_factors: dict[str, float] | None = None,
-        momentum: float = 0.9,
+        lr: Rate,
+        weight_decay: Share = 0.0,
+        clip_norm: Factor | None = None,
+        base_batch: Count | None = None,
+        lr_factors: dict[str, Factor] | None = None,
+        momentum: Annotated[float, Range(least=0, below=1)] = 0.9,
         nesterov: bool = False,
     ):
         super().__init__(lr, weight_decay, clip_norm, base_batch, lr_factors)

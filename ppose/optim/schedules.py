@@ -6,8 +6,13 @@ A schedule is a pure function of the step, so checkpoints hold no state of it.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
+from typing import Annotated
 
 from ppose.config import register
+from ppose.config.ranges import Length, Range, Share, Steps
+
+_Epoch = Annotated[float, Range(least=0, most=1e6)]
 
 
 class Schedule:
@@ -18,9 +23,7 @@ class Schedule:
         warmup_factor: factor at the first step.
     """
 
-    def __init__(self, warmup_steps: int = 0, warmup_factor: float = 0.001):
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps has to be at least 0, found {warmup_steps}")
+    def __init__(self, warmup_steps: Steps = 0, warmup_factor: Share = 0.001):
         self.warmup_steps = warmup_steps
         self.warmup_factor = warmup_factor
 
@@ -50,11 +53,13 @@ class StepDecay(Schedule):
 
     def __init__(
         self,
-        milestones: list[float],
-        gamma: float = 0.1,
-        warmup_steps: int = 0,
-        warmup_factor: float = 0.001,
+        milestones: Annotated[list[_Epoch], Length(0, 1000)],
+        gamma: Annotated[float, Range(above=0, most=1)] = 0.1,
+        warmup_steps: Steps = 0,
+        warmup_factor: Share = 0.001,
     ):
+        if any(one >= other for one, other in pairwise(milestones)):
+            raise ValueError(f"milestones: expected ascending epochs, found {milestones}")
         super().__init__(warmup_steps, warmup_factor)
         self.milestones = milestones
         self.gamma = gamma
@@ -67,7 +72,7 @@ class StepDecay(Schedule):
 class CosineDecay(Schedule):
     """Cosine annealing from 1 to `final` (Loshchilov & Hutter, 2017)."""
 
-    def __init__(self, final: float = 0.0, warmup_steps: int = 0, warmup_factor: float = 0.001):
+    def __init__(self, final: Share = 0.0, warmup_steps: Steps = 0, warmup_factor: Share = 0.001):
         super().__init__(warmup_steps, warmup_factor)
         self.final = final
 
@@ -80,7 +85,7 @@ class CosineDecay(Schedule):
 class LinearDecay(Schedule):
     """Linear decay from 1 to `final`."""
 
-    def __init__(self, final: float = 0.0, warmup_steps: int = 0, warmup_factor: float = 0.001):
+    def __init__(self, final: Share = 0.0, warmup_steps: Steps = 0, warmup_factor: Share = 0.001):
         super().__init__(warmup_steps, warmup_factor)
         self.final = final
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ppose.config import register
+from ppose.config.ranges import Count, Rate, Steps
 
 
 @register
@@ -24,19 +25,13 @@ class SWA:
 
     def __init__(
         self,
-        start_epoch: int,
-        every: int = 1,
-        lr: tuple[float, float] | None = None,
-        norm_batches: int = 100,
+        start_epoch: Steps,
+        every: Count = 1,
+        lr: tuple[Rate, Rate] | None = None,
+        norm_batches: Count = 100,
     ):
-        if start_epoch < 0:
-            raise ValueError(f"start_epoch has to be at least 0, found {start_epoch}")
-        if every < 1 or norm_batches < 1:
-            raise ValueError(
-                f"every and norm_batches have to be at least 1, found {every}, {norm_batches}"
-            )
-        if lr is not None and not lr[0] >= lr[1] > 0:
-            raise ValueError(f"lr has to be the highest and the lowest rate, above 0, found {lr}")
+        if lr is not None and lr[0] < lr[1]:
+            raise ValueError(f"lr: expected the highest rate, then the lowest, found {lr}")
         if lr is not None and every == 1 and lr[0] != lr[1]:
             raise ValueError(f"lr cannot fall from {lr[0]} to {lr[1]} within a cycle of one epoch")
         self.start_epoch = start_epoch

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+
+from ppose.config.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Joint:
     """
 
     name: str
-    sigma: float
+    sigma: Annotated[float, Range(above=0, most=10)]
     mirror: str | None = None
     part: str = "upper"
 

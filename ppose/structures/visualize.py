@@ -10,6 +10,7 @@ import numpy as np
 
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
+from ppose.utils.files import atomic_write
 
 # Orange and sky blue are distinguishable with any colour vision.
 _COLOURS = {"left": (255, 140, 20), "right": (45, 165, 255), "middle": (60, 225, 165)}
@@ -130,11 +131,13 @@ def draw_grid(
 def save_image(path: str | Path, image: np.ndarray) -> None:
     """Writes an (H, W, 3) uint8 RGB image in the format of the file extension.
 
-    Creates the folder. Raises PposeError for an extension that OpenCV cannot write or an image
-    that is too large for the format, OSError if the file cannot be written.
+    Creates the folder; the file is whole or not there. Raises PposeError for an extension that
+    OpenCV cannot write or an image that is too large for the format, WriteError if the file cannot
+    be written.
     """
     path = Path(path)
-    if not cv2.haveImageWriter(path.name):
+    # Not of the whole name, which need not be UTF-8.
+    if not (path.suffix.isascii() and cv2.haveImageWriter("image" + path.suffix)):
         raise PposeError(
             f"{path}: images cannot be written as '{path.suffix}'; use .jpg, .png or .webp"
         )
@@ -148,8 +151,8 @@ def save_image(path: str | Path, image: np.ndarray) -> None:
             f"{path}: an image of {width} by {height} pixels cannot be written as "
             f"'{path.suffix}'; use .png"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(encoded.tobytes())
+    with atomic_write(path, sync=False) as partial:
+        partial.write_bytes(encoded.tobytes())
 
 
 def _near(xy: np.ndarray, size_wh: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ppose.utils.errors import PposeError
-from ppose.utils.files import remove_leftovers
+from ppose.utils.files import NO_ROOM, remove_leftovers
 from ppose.weights.weight_file import (
     WeightsError,
     little_endian_arrays,
@@ -33,7 +33,6 @@ from ppose.weights.weight_file import (
 
 _FORMAT = 1
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class CheckpointError(PposeError):
@@ -174,7 +173,7 @@ class Checkpoints:
     def _not_written(self, path: Path, error: OSError, size: int) -> str:
         what = f"{path}: the state could not be written ({error.strerror or error}"
         what += f": {error.filename})" if error.filename else ")"
-        if error.errno in _NO_ROOM:
+        if error.errno in NO_ROOM:
             what += f"\n  {_no_room(error.errno, size, self.folder)}"
         try:
             steps = self.steps

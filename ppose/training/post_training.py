@@ -22,6 +22,7 @@ from ppose.compression.sensitivity import (
 from ppose.evaluation import evaluate
 from ppose.experiment import Experiment
 from ppose.training.setup import prepare
+from ppose.utils.file_lock import claimed
 from ppose.utils.files import check_writable, write_json
 from ppose.utils.progress import progress
 from ppose.weights.weight_file import save_arrays
@@ -51,7 +52,8 @@ def quantize_trained(
     # A quantized training begins with what calibration alone gives.
     network = prepare(quantized, hooks=[]).state.network
     arrays = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    save_arrays(output, arrays, {"config": experiment.name, "quantized": source})
+    facts = {"config": experiment.name, "quantized": source}
+    save_arrays(output, arrays, facts | quantized.trained_for.metadata())
     return quantized, output
 
 
@@ -70,6 +72,13 @@ def measure_quantization(
         allowed: error of the maps that may be made, as a share of their squares, for the proposal
             of blocks to leave out. APs of single blocks differ by chance on few people.
     """
+    with claimed(Path(experiment.output_dir) / "ptq"):
+        _measure(experiment, weights, by_block, allowed)
+
+
+def _measure(
+    experiment: Experiment, weights: str | Path | None, by_block: int | None, allowed: float
+) -> None:
     quantized, path = quantize_trained(experiment, weights)
     network = quantized.model
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import paddle
@@ -33,6 +33,7 @@ from ppose.training.state import TrainState
 from ppose.training.trainer import Hook, Trainer
 from ppose.utils import distributed
 from ppose.utils.errors import PposeError
+from ppose.utils.file_lock import claimed
 from ppose.utils.log import log, log_to_file
 from ppose.weights.loading import load_pretrained
 from ppose.weights.tensor_names import is_quantized
@@ -49,16 +50,20 @@ def train(experiment: Experiment, resume: bool = False) -> Trainer:
 
     Raises:
         PposeError: without `resume`, the folder holds a run already.
+        InUseError: another process trains in the folder.
     """
     distributed.init()
     folder = Path(experiment.output_dir)
     is_main = paddle.distributed.get_rank() == 0
-    if is_main and not resume and Checkpoints.of_run(folder).exists:
-        raise PposeError(
-            f"{folder} holds a run already: --resume continues it, and another output_dir "
-            "starts a new one"
-        )
-    with log_to_file(folder / TRAIN_LOG) if is_main else nullcontext():
+    with ExitStack() as held:
+        if is_main:
+            held.enter_context(claimed(folder / "train"))
+            if not resume and Checkpoints.of_run(folder).exists:
+                raise PposeError(
+                    f"{folder} holds a run already: --resume continues it, and another output_dir "
+                    "starts a new one"
+                )
+            held.enter_context(log_to_file(folder / TRAIN_LOG))
         trainer = prepare(experiment, resume)
         if not trainer.is_over:
             trainer.train()
@@ -85,8 +90,10 @@ def prepare(
         make_deterministic()
     # Before anything of the experiment is built: the network's first weights are drawn then.
     paddle.seed(experiment.seed)
-    experiment.check_fit()
+    experiment.check_training()
     data = TrainingData(experiment)
+    for line in experiment.without_effect(data.steps_per_epoch):
+        _log_on_main(line)
     precision = Precision(experiment.amp, experiment.amp_level)
     if not resume:
         quantized = _load_pretrained(experiment)

@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 from ppose.utils.progress import print_line
 
 
@@ -19,7 +20,7 @@ class _StdoutHandler(logging.Handler):
     """Prints plain lines to the current `sys.stdout`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_line(self.format(record))
+        print_line(printable(self.format(record)))
 
 
 class _TimestampFormatter(logging.Formatter):
@@ -35,7 +36,7 @@ class _LazyFileHandler(logging.FileHandler):
     """Creates the file and its folder with the first line."""
 
     def __init__(self, path: Path):
-        super().__init__(path, encoding="utf-8", delay=True)
+        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
         self.setFormatter(_TimestampFormatter())
 
     def _open(self) -> TextIOWrapper:
@@ -53,15 +54,15 @@ log.addHandler(_StdoutHandler(logging.INFO))
 def log_to_file(path: Path) -> Iterator[None]:
     """A context that also appends log lines to a file, including those of level DEBUG.
 
-    An error that ends the context is written to the file, but not printed, and only if the folder
-    exists by then. The file is created with its first line.
+    An error that ends the context is written to the file, but not printed, and only if there is a
+    file by then. It is created with the first line.
     """
     handler = _LazyFileHandler(path)
     log.addHandler(handler)
     try:
         yield
     except BaseException as error:
-        if path.parent.exists():
+        if path.exists():
             _log_end(error)
         raise
     finally:

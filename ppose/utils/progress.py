@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any, Protocol
 
+from ppose.utils.printable import printable
+
 try:
     from tqdm import tqdm
 except ImportError:
@@ -44,7 +46,7 @@ class ProgressLines:
     Args:
         total: number of steps; None if unknown.
         label: text before the numbers.
-        unit: name of a step; "B" is printed in MB.
+        unit: name of a step, in the singular; "B" is printed in MB.
         quiet: print nothing.
         done: steps that are already done.
     """
@@ -83,6 +85,8 @@ class ProgressLines:
         unit = self._unit
         if unit == "B":
             numbers, unit = [round(n / 1e6, 1) for n in numbers], "MB"
+        elif numbers[-1] != 1:
+            unit += "s"
         done = " of ".join(map(str, numbers))
         line = f"{self._label}: {done} {unit}, {minutes:02d}:{seconds:02d}"
         print(line, file=sys.stderr, flush=True)
@@ -101,7 +105,12 @@ def on_terminal() -> bool:
 def progress(
     total: int | None, label: str, unit: str, quiet: bool = False, done: float = 0
 ) -> ProgressBar:
-    """A progress bar, also usable as a context manager; see `ProgressLines` for its arguments."""
+    """A progress bar, also usable as a context manager; see `ProgressLines` for its arguments.
+
+    A single step, such as one image, has no progress to show.
+    """
+    quiet = quiet or (total == 1 and unit != "B")
+    label = printable(label, keep="")
     if not on_terminal():
         return ProgressLines(total, label, unit, quiet, done)
     return tqdm(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ppose.inference.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
-from ppose.weights.loading import read_weights
+from ppose.weights.loading import read_weights, weights_metadata
 from ppose.weights.weight_file import WeightsError, float32
 
 
@@ -57,6 +58,23 @@ def average_files(sources: Sequence[str | Path]) -> dict[str, np.ndarray]:
         except WeightsError as error:
             raise WeightsError(f"{source}: {error}") from None
     return average.mean
+
+
+def common_purpose(sources: Sequence[str | Path]) -> dict[str, str]:
+    """What the weights of several files were trained for, as metadata; empty if none tells.
+
+    Raises:
+        WeightsError: they were trained for different things.
+    """
+    told = {source: TrainedFor.read(weights_metadata(source).get(KEY)) for source in sources}
+    known = {source: trained for source, trained in told.items() if trained}
+    if not known:
+        return {}
+    (first, purpose), *others = known.items()
+    for source, trained in others:
+        if wrong := trained.differences(purpose):
+            raise WeightsError(f"{source}, unlike {first}, was trained for {'; '.join(wrong)}")
+    return purpose.metadata()
 
 
 def _check_same(

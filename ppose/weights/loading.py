@@ -15,7 +15,7 @@ import paddle
 from ppose.models.network import Network
 from ppose.utils.download import fetch
 from ppose.weights.tensor_names import EMA, MODEL, OPTIMIZER, float_names, is_quantized
-from ppose.weights.weight_file import WeightsError, from_bfloat16, read_arrays
+from ppose.weights.weight_file import WeightsError, from_bfloat16, read_arrays, read_metadata
 
 _BACKBONE = "backbone."
 _SHOWN = 4
@@ -46,6 +46,14 @@ class LoadReport:
         if self.unused:
             text += f"; unused: {shortened(self.unused)}"
         return text
+
+
+def weights_metadata(source: str | Path) -> dict[str, str]:
+    """The metadata of a weight file by path or URL; empty for one without, or that is damaged."""
+    try:
+        return read_metadata(fetch(source))
+    except WeightsError:
+        return {}
 
 
 def load_weights(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import pickle
-import pickletools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -16,9 +14,10 @@ import safetensors
 
 from ppose.utils.errors import PposeError
 from ppose.utils.files import atomic_write
+from ppose.weights.pickle_reader import DamagedPickleError, RefusedPickleError
+from ppose.weights.pickled_arrays import NUMBERS, PickledArray, read_pickled_arrays
 
-_NUMBERS = {"b1", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"}
-_SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in _NUMBERS - {"b1"}}
+_SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in NUMBERS - {"b1"}}
 _SAFETENSORS |= {"BOOL": "b1", "BF16": "u2"}
 _METADATA = "__metadata__"  # key of the metadata in the header of a safetensors file
 
@@ -117,133 +116,19 @@ def little_endian_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     plain = {}
     for name, array in arrays.items():
         dtype = np.asarray(array).dtype
-        if dtype.str[1:] not in _NUMBERS:
+        if dtype.str[1:] not in NUMBERS:
             raise TypeError(f"'{name}' has dtype {dtype}, expected numbers")
         plain[name] = np.asarray(array, dtype=dtype.newbyteorder("<"), order="C")
     return plain
 
 
-class _RefusedError(WeightsError):
-    """A pickle has content that weight files do not need."""
-
-
-class _Dtype:
-    """Replaces numpy.dtype in a pickle; numeric dtypes only."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, code: object):
-        if code not in _NUMBERS:
-            raise _RefusedError(f"contains an array of dtype {code!r}, expected numbers")
-        self.value = np.dtype(code)
-
-    def __setstate__(self, state: tuple) -> None:
-        self.value = self.value.newbyteorder(state[1])
-
-
-class _Array:
-    """Replaces numpy.ndarray in a pickle; `value` is None until its content is set."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: np.ndarray | None = None
-
-    def __setstate__(self, state: tuple) -> None:
-        shape, dtype, fortran, content = state[-4:]
-        self.fill(content, dtype, shape, "F" if fortran else "C")
-
-    def fill(self, content: object, dtype: object, shape: Any, order: Any) -> _Array:
-        # Python 2 wrote bytes as str, which arrives here as Latin-1.
-        content = content.encode("latin1") if isinstance(content, str) else content
-        if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | bytearray):
-            raise _RefusedError("contains an array that is not plain numbers")
-        stored = np.frombuffer(content, dtype.value).reshape(shape, order=order)
-        self.value = stored.astype(dtype.value.newbyteorder("="), order="C")
-        return self
-
-
-def _stand_ins() -> dict[tuple[str, str], object]:
-    """Replacements for the globals that a pickle is allowed to use.
-
-    They are created for each file, because a pickle can set attributes on them.
-    """
-    ndarray = object()
-
-    def reconstruct(cls: object, *_: object) -> _Array:
-        if cls is not ndarray:
-            raise _RefusedError("creates an array of another class than numpy.ndarray")
-        return _Array()
-
-    def frombuffer(content: object, dtype: object, shape: object, order: str) -> _Array:
-        return _Array().fill(content, dtype, shape, order)
-
-    def scalar(dtype: object, content: object) -> float:
-        return _Array().fill(content, dtype, (), "C").value.item()  # type: ignore[union-attr]
-
-    def encode(text: str, encoding: str) -> bytes:  # how protocol 2 writes bytes
-        if encoding != "latin1":
-            raise _RefusedError(f"encodes text as {encoding!r}, expected 'latin1'")
-        return text.encode("latin1")
-
-    table: dict[tuple[str, str], object] = {
-        ("numpy", "ndarray"): ndarray,
-        ("numpy", "dtype"): lambda code, *_: _Dtype(code),
-        ("_codecs", "encode"): encode,
-        # A dict has no attributes; those of an OrderedDict could shadow its methods.
-        ("collections", "OrderedDict"): dict,
-    }
-    for core in ("numpy.core", "numpy._core"):
-        table[f"{core}.multiarray", "_reconstruct"] = reconstruct
-        table[f"{core}.multiarray", "scalar"] = scalar
-        table[f"{core}.numeric", "_frombuffer"] = frombuffer
-    for builtins in ("builtins", "__builtin__"):
-        table.update({(builtins, cls.__name__): cls for cls in (tuple, list, dict)})
-        table[builtins, "bytes"] = lambda: b""  # how protocol 2 writes empty ones
-    return table
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickler that imports nothing: globals of arrays are replaced, all others are refused."""
-
-    def __init__(self, file: IO[bytes]):
-        super().__init__(file, encoding="latin1")
-        self._table = _stand_ins()
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._table:
-            raise _RefusedError(
-                f"imports '{module}.{name}', which could run arbitrary code. Weight files need "
-                "only arrays, numbers, text and plain containers: this file is not safe, or not a "
-                "weight file"
-            )
-        return self._table[module, name]
-
-    def persistent_load(self, _: object) -> Any:
-        raise _RefusedError(
-            "refers to objects outside the file, as PyTorch does; convert it with `ppose convert`"
-        )
-
-
 def _unpickle(path: Path, file: IO[bytes]) -> object:
     try:
-        _check_memo(file)
-        file.seek(0)
-        return _ArrayUnpickler(file).load()
-    except _RefusedError as error:
+        return read_pickled_arrays(file)
+    except RefusedPickleError as error:
         raise WeightsError(f"{path}: {error}") from None
-    except Exception as error:  # a damaged pickle can raise almost any exception
-        raise WeightsError(
-            f"{path}: damaged or cut off ({type(error).__name__}: {error}); get the file again"
-        ) from None
-
-
-def _check_memo(file: IO[bytes]) -> None:
-    """Refuses large memo indices: the unpickler allocates memory up to the largest one."""
-    size = os.fstat(file.fileno()).st_size
-    for opcode, index, _ in pickletools.genops(file):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and (index or 0) > size:
-            raise _RefusedError(f"has the memo index {index}, expected less than its {size} bytes")
+    except DamagedPickleError as error:
+        raise WeightsError(f"{path}: damaged or cut off ({error}); get the file again") from None
 
 
 def _tensors_in(path: Path, found: object, depth: int = 0) -> dict[str, np.ndarray]:
@@ -274,11 +159,11 @@ def _unwrapped(value: object) -> object:
     """The array of an entry; paddle.save writes a single tensor as (name, array)."""
     if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
         value = value[1]
-    return value.value if isinstance(value, _Array) and value.value is not None else value
+    return value.value if isinstance(value, PickledArray) and value.value is not None else value
 
 
 def _kind(value: object) -> str:
-    return "array without content" if isinstance(value, _Array) else type(value).__name__
+    return "array without content" if isinstance(value, PickledArray) else type(value).__name__
 
 
 def _start(file: IO[bytes]) -> bytes:

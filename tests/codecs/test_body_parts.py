@@ -181,5 +181,5 @@ def test_other_joints_and_limbs():
     ],
 )
 def test_wrong_arguments(wrong):
-    with pytest.raises(ValueError, match=r"stride|sigma|cut"):
+    with pytest.raises(ValueError, match=r"stride|sigma|cut|limb_floor"):
         codec(**wrong)

@@ -417,5 +417,5 @@ def test_inconsistent_shapes_are_errors():
     ],
 )
 def test_errors_name_options_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} has to be .* found {value}"):
+    with pytest.raises(ValueError, match=f"{name}: expected .* found {value}"):
         Grouping(**{name: value})

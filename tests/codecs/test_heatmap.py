@@ -176,7 +176,7 @@ def test_joints_outside_have_no_weight():
     ("arguments", "message"),
     [
         ({"size_wh": (190, 256)}, "multiple of the stride"),
-        ({"sigma": 0}, "sigma has to be above 0"),
+        ({"sigma": 0}, "sigma: expected float above 0"),
         ({"blur": 4}, "odd"),
     ],
 )

@@ -1,6 +1,7 @@
 """`ppose detect`: boxes of a detector as a file that inference and evaluation take."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -87,3 +88,14 @@ def test_nothing_to_read_is_an_error(images, detector, tmp_path, capsys):
 )
 def test_wrong_options(wrong, images, detector):
     assert run("--det_model_dir", detector, "--image_dir", images, *wrong) == 2
+
+
+def test_names_of_any_bytes(images, detector, tmp_path, capsys):
+    odd = images / os.fsdecode(b"\xe9\n.png")
+    (images / "a.png").rename(odd)
+    (images / os.fsdecode(b"\xe8.png")).touch()
+    output = tmp_path / "boxes.json"
+    assert run("--det_model_dir", detector, "--image_dir", images, "--output", output) == 0
+    assert "left out: " in (printed := capsys.readouterr().out)
+    assert printed.replace("\n", "").isprintable()
+    assert len(BoxFile(output).of(odd)) == 1

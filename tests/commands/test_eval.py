@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT, VAL, data_of
 from onnx import TensorProto, helper, numpy_helper
 
-from ppose.commands.eval import evaluate_pipeline
+from ppose.commands.eval import evaluate_pipeline, evaluate_weights
 from ppose.data.images import read_image
 from ppose.deploy.backends.settings import BACKENDS
 from ppose.deploy.detection.detector import load_detector
@@ -18,6 +18,7 @@ from ppose.deploy.pipeline import load_pipeline
 from ppose.evaluation import evaluate
 from ppose.experiment import Experiment
 from ppose.export.write_bundle import export_bundle
+from ppose.utils.errors import WriteError
 
 CLOSE = 1e-3  # 0.1 point of AP
 FLOAT, SIDE = TensorProto.FLOAT, 64
@@ -153,3 +154,15 @@ def test_the_command_line(overrides, bundle, detector, expected, tmp_path, detec
     assert found["det_model_dir"] == (str(detector) if detects else None)
     assert found["backend"] == "onnxruntime"
     assert found["box_source"] == ("everybody, scores from 0.5" if detects else "ground truth")
+
+
+@pytest.mark.parametrize(("room", "written"), [(4096, ["scores.json"]), (0, [])])
+def test_a_full_disk_is_named_and_the_scores_are_printed(
+    trained, small_disk, capsys, room, written
+):
+    files = [small_disk / "scores.json", small_disk / "results.json"]
+    (small_disk / "filler").write_bytes(bytes(2**20 - room))
+    with pytest.raises(WriteError, match=r"results\.json: cannot be written: No space left"):
+        evaluate_weights(trained, *map(str, files))
+    assert "AP" in capsys.readouterr().out
+    assert [path.name for path in files if path.exists()] == written

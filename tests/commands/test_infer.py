@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import shutil
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +17,7 @@ from ppose.commands.infer import infer_with_experiment as infer
 from ppose.experiment import Experiment
 from ppose.inference import image_files as module
 from ppose.training.state import float_arrays
-from ppose.utils.errors import PposeError
+from ppose.utils.errors import PposeError, WriteError
 from ppose.weights.weight_file import save_arrays
 
 
@@ -137,7 +140,9 @@ def drawn_in(folder):
 
 def looks_like(drawn, original):
     """Whether one picture is the other but for some lines."""
-    one, two = (cv2.imread(str(path)).astype(int) for path in (drawn, original))
+    one, two = (
+        cv2.imdecode(np.fromfile(path, np.uint8), 1).astype(int) for path in (drawn, original)
+    )
     return one.shape == two.shape and np.median(np.abs(one - two)) < 5
 
 
@@ -306,3 +311,67 @@ def test_each_image_is_decoded_once(quickstart, small_run, people, tmp_path, mon
     infer(experiment, str(people / "val"), str(tmp_path / "out"))
     assert sorted(decoded) == sorted((people / "val").iterdir())
     assert len(list((tmp_path / "out").glob("*.jpg"))) == len(decoded)
+
+
+NAMES = [
+    "é.jpg",  # in UTF-8
+    os.fsdecode(b"\xe9t\xe9.jpg"),  # in Latin-1
+    os.fsdecode(b"no suffix \xff"),
+    "line\nbreak \x1b[31mred.png",
+    "-o.jpg",
+    "x" * 251 + ".jpg",
+]
+
+
+def test_names_of_any_bytes_are_written_and_read_back(experiment, photos, tmp_path, capsys):
+    folder, out = photos(*(name for name in NAMES if Path(name).suffix)), tmp_path / "out"
+    (folder / os.fsdecode(b"\xe9mpty.jpg")).touch()
+    infer(experiment, str(folder), str(out))
+    assert drawn_in(out) == {name for name in NAMES if Path(name).suffix}
+    images = [os.fsencode(image["image"]) for image in report_in(out)["images"]]
+    assert sorted(images) == sorted(os.fsencode(f"{folder}/{name}") for name in drawn_in(out))
+    printed = capsys.readouterr().out
+    assert r"\udce9mpty.jpg: the file is empty" in printed
+    assert printed.replace("\n", "").isprintable()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_of_any_name(experiment, photos, tmp_path, name):
+    folder, out = photos(name), tmp_path / "out"
+    infer(experiment, str(folder / name), str(out))
+    (drawn,) = drawn_in(out)
+    assert drawn == (name if Path(name).suffix else f"{name}.jpg")
+    assert looks_like(out / drawn, folder / name)
+
+
+def test_a_drawing_of_a_long_name_gets_a_shorter_one(experiment, photos, tmp_path):
+    names = ["y" * 255, f"a/{'x' * 251}.jpg", f"b/{'x' * 251}.jpg"]
+    folder, out = photos(*names), tmp_path / "out"
+    for pictures in (folder / names[0], f"{folder}/*/*"):
+        infer(experiment, str(pictures), str(out))
+    assert drawn_in(out) == {
+        "y" * 251 + ".jpg",
+        "a_" + "x" * 249 + ".jpg",
+        "b_" + "x" * 249 + ".jpg",
+    }
+
+
+def test_a_full_disk_keeps_what_was_found(experiment, photos, tmp_path, small_disk):
+    folder = photos("a.jpg", "b.jpg", "c.jpg")
+    out = small_disk / "out"
+    infer(experiment, str(folder), str(out))
+    room = sum(path.stat().st_size for path in out.iterdir())
+    shutil.rmtree(out)
+    (small_disk / "filler").write_bytes(bytes(2**20 - room))
+    with pytest.raises(WriteError) as error:
+        infer(experiment, str(folder), str(out))
+    found = re.fullmatch(
+        rf"{out}/(\w)\.jpg: cannot be written: No space left on device, after [\d,]+ bytes, and "
+        r"[\d,]+ are free; make room or choose another folder",
+        str(error.value),
+    )
+    assert found, error.value
+    written = {name for name in ("a.jpg", "b.jpg") if name < found[1]}
+    assert drawn_in(out) == written
+    assert all(looks_like(out / name, folder / name) for name in written)
+    assert len(report_in(out)["images"]) == len(written) + 1

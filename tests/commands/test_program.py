@@ -135,3 +135,20 @@ def test_completion_knows_commands_and_options(shell, capsys):
     printed = capsys.readouterr().out
     assert "quantize" in printed
     assert "draw_threshold" in printed
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (["--epochs", "5"], "-o epochs=5"),
+        (["--lr=0.1"], "-o optimizer.lr=0.1"),
+        (["--batch_size"], "-o batch_size=VALUE"),
+        (["--epohcs", "5"], None),
+        (["stray"], None),
+    ],
+)
+def test_an_unknown_option_that_is_a_key_says_how_it_is_set(options, hint, capsys):
+    assert ended("train", "-c", "quickstart", *options) == 2
+    printed = capsys.readouterr().err
+    assert f"unrecognized arguments: {' '.join(options)}" in printed
+    assert (f"a key of the config is set with {hint}\n" in printed) == (hint is not None)

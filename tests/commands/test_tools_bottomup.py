@@ -108,7 +108,7 @@ def test_infer_with_the_weights_that_ship(tmp_path):
             ["train", "-o", "codec.parts={skeleton: coco17, limbs: [[left_hip, left_knee]]}"],
             "flip_test: ",
         ),
-        (["train", "-o", "model.stacks=0"], "model: stacks has to be at least 1"),
+        (["train", "-o", "model.stacks=0"], "model.stacks: expected int in 1..16, found int 0"),
         (["train", "-o", "input_size=[200, 200]"], "input_size: expected multiples of 64"),
         (["train", "-o", "codec.stride=8"], "codec.stride: the network's maps have stride 4"),
         (["train", "-o", "codec.grouping.sample=5"], "did you mean 'samples'"),

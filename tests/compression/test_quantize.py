@@ -194,7 +194,9 @@ def test_quantizing_twice_or_nothing_is_an_error():
 )
 def test_an_argument_out_of_range_is_an_error_with_its_path(argument, value):
     node = {"type": "Quantization", argument: value}
-    with pytest.raises(ConfigError, match=rf"quantize: {argument} .*found {value}"):
+    with pytest.raises(
+        ConfigError, match=rf"quantize.{argument}: expected .* found (int|float) {value}"
+    ):
         build(node, Quantization, "quantize")
 
 

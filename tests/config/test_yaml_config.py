@@ -1,5 +1,6 @@
 """YAML configs: bases, overrides, references, shipped names, deprecated names, error messages."""
 
+import re
 from itertools import permutations
 
 import pytest
@@ -263,6 +264,21 @@ def test_an_unknown_name_is_an_error_that_suggests_one(name, message, tmp_path, 
     (tmp_path / "mine.yml").write_text("a: 1")
     with pytest.raises(FileNotFoundError, match=message):
         load_config(name)
+
+
+@pytest.mark.parametrize(
+    ("override", "places"),
+    [
+        ("lr=0.1", "did you mean 'optimizer.lr'?"),
+        ("backbone.width=3", "did you mean 'model.backbone'?"),
+        ("model.width=3", "did you mean 'model.backbone.width'?"),
+        ("padding=1", "did you mean 'crop.padding' or 'train_transforms.0.padding'?"),
+        ("epoch=3", "did you mean 'epochs'?"),
+    ],
+)
+def test_a_key_that_stands_deeper_is_pointed_to(override, places):
+    with pytest.raises(ConfigError, match=re.escape(places)):
+        Experiment.from_file("quickstart", [override])
 
 
 # A bottom-up config with all names that were replaced, and the same with current names.

@@ -7,9 +7,9 @@ import zipfile
 
 import numpy as np
 import pytest
+from hostile_memory import read_apart
 
 from ppose.convert.torch_file import read_checkpoint
-from ppose.utils.errors import PposeError
 from ppose.weights.weight_file import WeightsError, save_arrays
 
 STATE = {"a.weight": np.arange(6, dtype="f4").reshape(2, 3), "a.bias": np.ones(2, "f4")}
@@ -65,12 +65,11 @@ def test_a_key_is_rejected_for_safetensors(tmp_path):
         read_checkpoint(tmp_path / "a.safetensors", "ema")
 
 
-def test_a_missing_pytorch_is_reported(tmp_path, monkeypatch):
+@pytest.mark.parametrize("zipped", [True, False])
+def test_pytorch_is_not_needed(saved, monkeypatch, zipped):
+    path = saved(STATE, _use_new_zipfile_serialization=zipped)
     monkeypatch.setitem(sys.modules, "torch", None)
-    with zipfile.ZipFile(tmp_path / "a.pth", "w") as archive:
-        archive.writestr("a/data.pkl", b"")
-    with pytest.raises(PposeError, match="pip install torch"):
-        read_checkpoint(tmp_path / "a.pth")
+    assert_state(read_checkpoint(path).arrays)
 
 
 @pytest.mark.parametrize(
@@ -235,3 +234,85 @@ def test_corrupted_bytes_raise_only_weights_error(torch, tmp_path):
             read_checkpoint(tmp_path / "a.pth")
         except WeightsError as error:
             assert str(tmp_path / "a.pth") in str(error)
+
+
+# Files that are made to crash, to take all memory or to never end
+
+
+def archive(content, compression=zipfile.ZIP_STORED, **storages):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as made:
+        made.writestr("a/data.pkl", b"\x80\x02" + content)
+        for name, storage in storages.items():
+            made.writestr(f"a/data/{name.removeprefix('s')}", storage)
+    return buffer.getvalue()
+
+
+def old(content, keys=b"]."):
+    info = b"}(X\x0d\0\0\0little_endian\x88u."
+    head = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03."
+    return head + b"\x80\x02" + info + b"\x80\x02" + content + b"\x80\x02" + keys
+
+
+def tensor(count, size=None, stride=1, offset=0, dtype=b"Float"):
+    """A dict of one tensor of a storage of `count` numbers."""
+    number = [
+        b"\x8a\x08" + int(value).to_bytes(8, "little", signed=True)
+        for value in (count, offset, count if size is None else size, stride)
+    ]
+    storage = b"(X\x07\0\0\0storagectorch\n%bStorage\nX\x01\0\0\0000X\x03\0\0\0cpu%btQ"
+    made = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage % (dtype, number[0])
+    made += number[1] + number[2] + b"\x85" + number[3] + b"\x85\x89}tR"
+    return b"}X\x01\0\0\0a" + made + b"s."
+
+
+NESTED = b"})" + b"\x85" * 900_000 + b"K\x01s."
+HOSTILE = {
+    "nested key": (archive(NESTED), "has a tuple as a key"),
+    "nested key, old": (old(NESTED), "has a tuple as a key"),
+    "allocation": (
+        archive(b"}X\x01\0\0\0acbuiltins\nbytearray\n\x8a\x05\0\0\0\0\x02\x85Rs."),
+        "no tensors",
+    ),
+    "allocated tensor": (archive(b"ctorch\nTensor\nM\x20\x4eM\x20\x4e\x86R."), "'torch.Tensor'"),
+    "compressed": (
+        archive(tensor(50_000_000), zipfile.ZIP_DEFLATED, s0=bytes(200_000_000)),
+        "is compressed",
+    ),
+    "equal hashes": (
+        archive(b"}(" + b"".join(b"\x8a\x0b%bN" % (i * (2**61 - 1)).to_bytes(11, "little")
+                                for i in range(20_000)) + b"u."),
+        "more than 64 bits",
+    ),
+    "no storage": (archive(tensor(4)), "data/0"),
+    "short storage": (archive(tensor(4), s0=bytes(12)), "has 12 bytes"),
+    "beyond": (archive(tensor(4, 2, 1, 3), s0=bytes(16)), "beyond its storage"),
+    "negative stride": (archive(tensor(4, 4, -1), s0=bytes(16)), "no shape"),
+    "negative offset": (archive(tensor(4, 4, 1, -1), s0=bytes(16)), "not a natural number"),
+    "expanded": (archive(tensor(4, 2**40, 0), s0=bytes(16)), "expanded tensor"),
+    "huge storage, old": (old(tensor(2**40), b"]X\x01\0\0\0000a.") + (2**40).to_bytes(8, "little"),
+                          "cut off"),
+    "no keys, old": (old(tensor(4), b"N."), "damaged"),
+    "many files": (b"PK\x03\x04" + bytes(100) + b"PK\x05\x06" + bytes(8) + b"\xff" * 4 + bytes(6),
+                   "no list of files"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_checkpoints_end_in_one_line(tmp_path, name):
+    content, message = HOSTILE[name]
+    path = tmp_path / "a.pth"
+    path.write_bytes(content)
+    found, memory = read_apart("ppose.convert.torch_file", "read_checkpoint", path)
+    assert message in found
+    assert "\n" not in found
+    assert memory < 2 * len(content) + 100e6
+
+
+def test_the_tensors_of_the_hostile_checkpoints_can_be_read(tmp_path):
+    numbers = np.arange(4, dtype="f4")
+    (tmp_path / "a.pth").write_bytes(archive(tensor(4, 2, 2, 1), s0=numbers.tobytes()))
+    assert_state(read_checkpoint(tmp_path / "a.pth").arrays, {"a": numbers[1::2]})
+    storage = (4).to_bytes(8, "little") + numbers.tobytes()
+    (tmp_path / "a.pth").write_bytes(old(tensor(4, 2, 2, 1), b"]X\x01\0\0\0000a.") + storage)
+    assert_state(read_checkpoint(tmp_path / "a.pth").arrays, {"a": numbers[1::2]})

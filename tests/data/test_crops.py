@@ -76,11 +76,11 @@ def test_the_person_is_centred_with_the_given_height():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ImageCrop(0), "1 <= size"),
+        (lambda: ImageCrop(0), "size: expected int in 1..8192, found 0"),
         (lambda: ImageCrop(512, max_side=100), "max_side"),
-        (lambda: ImageCrop(scales=()), "at least one"),
+        (lambda: ImageCrop(scales=()), "scales: expected list .* of 1..16 items"),
         (lambda: ImageCrop(scales=(1.0, -1.0)), "scales"),
-        (lambda: ImageFit((0, 5)), "above 0"),
+        (lambda: ImageFit((0, 5)), "size_wh.0: expected"),
         (lambda: CentreCrop((5, 5), person_height=0), "person_height"),
     ],
 )

@@ -1,6 +1,7 @@
 """All image formats become the same RGB pixels, and errors name the file."""
 
 import io
+import os
 import struct
 import zlib
 
@@ -234,3 +235,43 @@ def test_the_closest_name_is_searched_in_the_deepest_existing_folder(tmp_path):
         f"{tmp_path} has no 'cocoa'; did you mean 'coco'?"
     )
     assert nearest_path(tmp_path / "xyz").endswith("has no 'xyz'; it contains coco")
+
+
+def test_a_missing_data_set_names_what_makes_it(tmp_path):
+    script = tmp_path / "download_coco.py"
+    script.touch()
+    missing = nearest_path(tmp_path / "coco" / "val2017")
+    assert missing.endswith(f"no 'coco'; python {script} downloads it")
+    folder = tmp_path / "synthetic_easy"
+    assert nearest_path(folder / "train").endswith(f"ppose synthetic --output {folder} draws it")
+
+
+def test_what_only_has_the_name_of_an_image_is_counted(tmp_path, capsys):
+    touch(tmp_path, "a.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    (tmp_path / "gone.jpg").symlink_to("nowhere")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert names_of(list_images(tmp_path)) == ["a.jpg"]
+    assert "left out: 4 that have the name of an image but are no file, such as" in (
+        capsys.readouterr().out
+    )
+    for name in ("pipe.jpg", "/dev/null"):
+        with pytest.raises(ImageError, match="neither an image file nor a folder"):
+            list_images(tmp_path / name)
+
+
+def test_links_in_a_circle_are_not_followed(tmp_path):
+    touch(tmp_path, "sub/a.jpg", ".hidden/b.jpg")
+    for name in ("one", "two"):
+        (tmp_path / "sub" / name).symlink_to(tmp_path)
+    assert names_of(list_images(f"{tmp_path}/**")) == ["a.jpg"]
+    assert names_of(list_images(f"{tmp_path}/**/*.jpg")) == ["a.jpg"]
+    assert names_of(list_images(f"{tmp_path}/.hid*/*.jpg")) == ["b.jpg"]
+
+
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b.jpg", "\0*.jpg", "**.jpg", "a" * 5000 + "*"])
+def test_a_name_that_no_file_can_have_is_an_error_in_one_line(tmp_path, name):
+    with pytest.raises(ImageError) as error:
+        list_images(f"{tmp_path}/{name}")
+    assert str(error.value).isprintable() and len(str(error.value)) < 500

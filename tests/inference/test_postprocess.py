@@ -79,5 +79,5 @@ def test_built_from_a_config():
 
 @pytest.mark.parametrize("wrong", [{"oks_nms": 1.5}, {"min_joint_score": -0.1}])
 def test_thresholds_out_of_range_are_errors(wrong):
-    with pytest.raises(ValueError, match=f"{next(iter(wrong))} has to be in 0..1"):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}: expected float in 0..1"):
         Postprocess(**wrong)

@@ -86,7 +86,10 @@ def test_initialization_is_as_published():
             "model.backbone.network: expected one of 'lite_18', 'lite_30', 'naive', 'wider_naive'",
         ),
         ({"type": "LiteHRNet"}, "model.backbone: LiteHRNet needs 'network'"),
-        ({"type": "HRNet", "blocks": 0}, "model.backbone: blocks has to be at least 1, found 0"),
+        (
+            {"type": "HRNet", "blocks": 0},
+            "model.backbone.blocks: expected int in 1..32, found int 0",
+        ),
         ({"type": "HRNet", "modules": [1, 4]}, "model.backbone.modules: expected 3 values"),
     ],
 )

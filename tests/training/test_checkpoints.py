@@ -494,22 +494,6 @@ def assert_untouched(store: Checkpoints, steps: list[int]) -> None:
         assert_same(read_state(store.path(step)).arrays, arrays_of(step))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 1 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    try:
-        made = subprocess.run(mount, capture_output=True, text=True)
-    except FileNotFoundError:
-        pytest.skip("there is no mount here")
-    if made.returncode:
-        pytest.skip(f"a small tmpfs may not be mounted here: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk(small_disk):
     store = Checkpoints(small_disk, keep=5)
     big = {"a": np.ones(500_000, np.float32)}

@@ -1,12 +1,16 @@
+import errno
 import os
+import resource
 import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pytest
 
-from ppose.utils.files import atomic_write, check_writable, remove_leftovers
+from ppose.utils.errors import WriteError
+from ppose.utils.files import RecordFile, atomic_write, check_writable, remove_leftovers
 
 
 def write(path, text):
@@ -123,3 +127,59 @@ def test_an_impossible_process_id_and_a_missing_folder(tmp_path):
     remove_leftovers(tmp_path)
     assert not left.exists()
     remove_leftovers(tmp_path / "missing")
+
+
+@contextmanager
+def file_size_limit(size):
+    """Files of this process may have `size` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_an_error_names_the_file_and_bytes(tmp_path):
+    write(tmp_path / "a.txt", "first")
+    with pytest.raises(WriteError) as error, file_size_limit(1000):
+        write(tmp_path / "a.txt", "x" * 2000)
+    assert str(error.value) == (
+        f"{tmp_path}/a.txt: cannot be written: File too large, after 1,000 bytes; see 'ulimit -f' "
+        "and the file system"
+    )
+    assert error.value.errno == errno.EFBIG
+    assert (tmp_path / "a.txt").read_text() == "first"
+    assert list(tmp_path.iterdir()) == [tmp_path / "a.txt"]
+
+
+def test_an_error_about_another_file_is_kept(tmp_path):
+    with pytest.raises(FileNotFoundError, match="elsewhere"), atomic_write(tmp_path / "a.txt"):
+        (tmp_path / "elsewhere").read_text()
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    for name in ("é" * 127, os.fsdecode(b"\xff" * 255)):
+        write(tmp_path / name, "text")
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(("start", "end", "separator"), [("", "", ""), ("[\n", "]\n", ",")])
+def test_a_file_of_records_is_whole_after_each(tmp_path, start, end, separator):
+    path = tmp_path / "new" / "a.json"
+    write(path, "old")
+    file, records = RecordFile(path, start, end, separator), []
+    for size in (10, 1, 300, 500, 5):
+        whole = start + separator.join(records) + end
+        assert path.read_text() == whole
+        record = f'"{size * "x"}"\n'
+        with file_size_limit(700):
+            if len(whole + separator + record) > 700:
+                with pytest.raises(WriteError, match=r"a\.json: .* after 700 bytes"):
+                    file.add(record)
+            else:
+                file.add(record)
+                records.append(record)
+    file.close()
+    assert path.read_text() == start + separator.join(records) + end
+    assert len(records) == 4

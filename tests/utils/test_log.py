@@ -46,15 +46,16 @@ def test_an_existing_file_is_appended_to(tmp_path):
 )
 def test_an_error_is_logged_but_not_printed(tmp_path, capsys, error, line):
     with pytest.raises(type(error)), log_to_file(tmp_path / "train.log"):
+        log.info("first")
         raise error
     lines = (tmp_path / "train.log").read_text().splitlines()
     assert lines[-1].endswith(line)
     assert all(re.match(STAMP, line) for line in lines)
     assert ("Traceback" in "".join(lines)) == isinstance(error, ZeroDivisionError)
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("first\n", "")
 
 
-def test_an_error_before_the_folder_exists_creates_nothing(tmp_path):
+def test_an_error_before_the_first_line_creates_nothing(tmp_path):
     with pytest.raises(PposeError), log_to_file(tmp_path / "run" / "train.log"):
         raise PposeError("no such weights")
     assert list(tmp_path.iterdir()) == []

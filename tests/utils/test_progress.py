@@ -53,8 +53,14 @@ def test_lines_without_a_terminal(capsys, monkeypatch):
             bar.update()
     lines = capsys.readouterr().err.splitlines()
     assert [line.split(",")[0] for line in lines[:3]] == [
-        f"evaluate: {n} of 3 image" for n in (1, 2, 3)
+        f"evaluate: {n} of 3 images" for n in (1, 2, 3)
     ]
+
+
+def test_one_image_has_no_progress(capsys):
+    with progress(1, "infer", "image") as bar:
+        bar.update()
+    assert capsys.readouterr().err == ""
 
 
 def test_a_bar_on_a_terminal(screen):

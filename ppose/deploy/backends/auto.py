@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from ppose.deploy.backends.load import load_session
 from ppose.deploy.backends.model_files import find_model, model_files
 from ppose.deploy.backends.session import Session, TensorInfo
-from ppose.deploy.backends.settings import BACKENDS, PACKAGES, BackendError
+from ppose.deploy.backends.settings import BACKENDS, PACKAGES, BackendError, cache_folder
 from ppose.deploy.backends.timing import example_inputs, time_interleaved
 from ppose.utils.cpu import cpu_name, default_threads
 from ppose.utils.files import atomic_write, file_hash
@@ -78,8 +77,7 @@ def open_fastest(
 
 def cache_path() -> Path:
     """The cache file: `ppose/backends.json` in XDG_CACHE_HOME, or in `~/.cache`."""
-    folder = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(folder).expanduser() / "ppose" / "backends.json"
+    return cache_folder() / "backends.json"
 
 
 def _readable(model: Path, checked: Mapping[str, str] | None) -> dict[str, Path]:
@@ -104,15 +102,17 @@ def _readable(model: Path, checked: Mapping[str, str] | None) -> dict[str, Path]
 def _load_all(
     paths: dict[str, Path], device: str, precision: str, threads: int | None
 ) -> dict[str, Session]:
-    sessions, reasons = {}, []
+    sessions: dict[str, Session] = {}
+    reasons: dict[str, None] = {}  # two backends may refuse a file alike
     for backend, path in paths.items():
         try:
             sessions[backend] = load_session(path, backend, device, precision, threads)
         except BackendError as error:
-            reasons.append(str(error))
-            log.info(f"left out: {error}")
+            reasons[str(error)] = None
     if not sessions:
         raise BackendError("\n".join(reasons))
+    for reason in reasons:
+        log.info(f"left out: {reason}")
     return sessions
 
 

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-from dataclasses import dataclass
-from pathlib import Path
-
 import numpy as np
 import onnxruntime
 
-from ppose.deploy.backends import protobuf
+from ppose.deploy.backends.onnx_file import OnnxInfo, read_onnx
 from ppose.deploy.backends.session import Session, TensorInfo, error_summary
-from ppose.deploy.backends.settings import BackendError
 
 _DTYPES = {
     **{"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(double)": "float64"},
@@ -21,7 +16,6 @@ _DTYPES = {
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
 # Operators of quantized models.
 _INT8_OPS = {"QuantizeLinear", "QLinearConv", "ConvInteger"}
-_FLOAT16 = 10  # TensorProto.DataType of onnx.proto
 _FATAL = 4  # log severity; errors are raised anyway
 
 
@@ -31,7 +25,7 @@ class OnnxRuntimeSession(Session):
     backend = "onnxruntime"
 
     def _load(self) -> None:
-        self._check_precision(_inspect(self.path))
+        self._check_precision(read_onnx(self.path))
         provider = _PROVIDERS[self.device]
         available = onnxruntime.get_available_providers()
         if provider not in available:
@@ -72,7 +66,7 @@ class OnnxRuntimeSession(Session):
         shape = tuple(size if isinstance(size, int) else -1 for size in node.shape)
         return TensorInfo(node.name, _DTYPES[node.type], shape)
 
-    def _check_precision(self, content: _ModelContent) -> None:
+    def _check_precision(self, content: OnnxInfo) -> None:
         quantized = bool(content.op_types & _INT8_OPS)
         if self.precision == "int8" and not quantized:
             raise self._error("a float model; export a quantized network for int8")
@@ -83,41 +77,3 @@ class OnnxRuntimeSession(Session):
                 )
             if self.device == "cpu":
                 raise self._error("fp16 needs a GPU; use fp32 on a CPU")
-
-
-@dataclass(frozen=True)
-class _ModelContent:
-    """Operator types of a model, and whether it has fp16 weights."""
-
-    op_types: frozenset[str]
-    has_fp16: bool
-
-
-def _inspect(path: Path) -> _ModelContent:
-    """Parses an ONNX file.
-
-    Field numbers of onnx.proto: ModelProto 7 graph; GraphProto 1 node, 5 initializer; NodeProto
-    4 op_type; TensorProto 2 data_type.
-    """
-    try:
-        with path.open("rb") as file:
-            return _parse(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
-    except ValueError as error:
-        raise BackendError(
-            f"{path}: damaged, or not an ONNX model ({error}); copy or export the model again"
-        ) from None
-
-
-def _parse(model: memoryview) -> _ModelContent:
-    op_types, has_fp16 = set(), False
-    for graph in protobuf.messages(model, 7):
-        for number, part in protobuf.fields(graph):
-            if isinstance(part, int):
-                continue
-            if number == 1:
-                op_types.add(protobuf.text(part, 4))
-            elif number == 5:
-                has_fp16 = has_fp16 or protobuf.first(part, 2) == _FLOAT16
-    if not op_types:
-        raise ValueError("it has no operators")
-    return _ModelContent(frozenset(op_types), has_fp16)

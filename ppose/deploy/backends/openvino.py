@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import openvino
 
-from ppose.deploy.backends.model_files import model_files
-from ppose.deploy.backends.paddle_files import check_weights, read_program
+from ppose.deploy.backends.check_model import check_model
 from ppose.deploy.backends.session import Session, TensorInfo, error_summary
 from ppose.utils.log import silenced_native_stderr
 
@@ -29,8 +28,7 @@ class OpenVinoSession(Session):
                 f"{name} is not available, only {', '.join(core.available_devices)}; install the "
                 "drivers of the Intel GPU"
             )
-        if self.path.suffix == ".pdmodel":
-            check_weights(model_files(self.path)[1], read_program(self.path))
+        check_model(self.path)
         try:
             with silenced_native_stderr():
                 model = core.read_model(self.path)

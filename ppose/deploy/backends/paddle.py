@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,10 @@ from ppose.deploy.backends.paddle_engines import (
     plain_predictor,
 )
 from ppose.deploy.backends.paddle_files import ProgramInfo, check_weights, read_program
+from ppose.deploy.backends.paddle_trial import trust, try_program
 from ppose.deploy.backends.session import Session, error_summary
 from ppose.deploy.backends.settings import BackendError, SettingError
+from ppose.deploy.backends.timing import example_inputs
 
 _OPENVINO = SharedPredictors()
 
@@ -65,6 +69,15 @@ class PaddleSession(Session):
         program = read_program(files[0])
         check_weights(files[1], program)
         self._check_precision(program)
+        if self.device == "gpu":
+            self._check_gpu()
+        try_program(
+            files,
+            device=self.device,
+            precision=self.precision,
+            threads=self.threads,
+            engine=self._requested_engine,
+        )
         try:
             self._predictor = self._create_predictor(files, program)
         except BackendError:
@@ -77,7 +90,6 @@ class PaddleSession(Session):
     def _create_predictor(self, files: Sequence[Path], program: ProgramInfo) -> Predictor:
         options: Any = {"legacy": self.path.suffix == ".pdmodel", "threads": self.threads}
         if self.device == "gpu":
-            self._check_gpu()
             return cuda_predictor(files, precision=self.precision, **options)
         if self._requested_engine in (None, "openvino"):
             why = openvino_unsupported_reason(program, precision=self.precision, **options)
@@ -139,3 +151,17 @@ class PaddleSession(Session):
             )
         if paddle.device.cuda.device_count() == 0:
             raise self._error("Paddle finds no GPU; check nvidia-smi and CUDA_VISIBLE_DEVICES")
+
+
+def trial(path: str, device: str, precision: str, threads: str, engine: str) -> None:
+    """The process of `ppose.deploy.backends.paddle_trial`: runs a model once, and ends with 0.
+
+    What is raised here will be raised, and reported, where the model is used.
+    """
+    trust(model_files(Path(path)))
+    with suppress(Exception):
+        session = PaddleSession(
+            path, device=device, precision=precision, threads=int(threads), engine=engine or None
+        )
+        session.run(*example_inputs(session))
+    os._exit(0)

@@ -8,6 +8,7 @@ Field = tuple[int, int | memoryview]
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _FIXED = {_FIXED64: 8, _FIXED32: 4}
+_MAX_NUMBER = (1 << 29) - 1
 
 
 def fields(message: memoryview) -> Iterator[Field]:
@@ -20,6 +21,8 @@ def fields(message: memoryview) -> Iterator[Field]:
     while at < end:
         tag, at = _varint(message, at)
         number, kind = tag >> 3, tag & 7
+        if not 0 < number <= _MAX_NUMBER:
+            raise ValueError(f"a field with the number {number}")
         if kind == _VARINT:
             value, at = _varint(message, at)
             yield number, value
@@ -30,7 +33,7 @@ def fields(message: memoryview) -> Iterator[Field]:
             size = _FIXED[kind]
         else:
             raise ValueError(f"unknown wire type {kind}")
-        if number == 0 or at + size > end:
+        if at + size > end:
             raise ValueError("a field extends past the end")
         yield number, message[at : at + size]
         at += size
@@ -41,17 +44,33 @@ def messages(message: memoryview, number: int) -> Iterator[memoryview]:
     return (v for n, v in fields(message) if n == number and isinstance(v, memoryview))
 
 
-def first(message: memoryview, number: int) -> int | memoryview | None:
-    """The first field with this number, or None. Fields after it are not read."""
-    return next((value for n, value in fields(message) if n == number), None)
+def single(message: memoryview, number: int) -> int | memoryview | None:
+    """The field with this number, or None.
+
+    Raises:
+        ValueError: there are several. Parsers differ in which one they take, or join them, so that
+            another one would read another message.
+    """
+    values = [value for n, value in fields(message) if n == number]
+    if len(values) > 1:
+        raise ValueError(f"field {number} is given {len(values)} times, expected once")
+    return values[0] if values else None
 
 
 def text(message: memoryview, number: int) -> str:
-    """The first field with this number as a string; ValueError if it is missing."""
-    value = first(message, number)
+    """The field with this number as a string; ValueError if it is missing or repeated."""
+    value = single(message, number)
     if not isinstance(value, memoryview):
         raise ValueError(f"no text in field {number}")
     return str(value, "utf-8")
+
+
+def integer(message: memoryview, number: int, default: int) -> int:
+    """The field with this number as an integer; ValueError if it is text or repeated."""
+    value = single(message, number)
+    if isinstance(value, memoryview):
+        raise ValueError(f"no integer in field {number}")
+    return default if value is None else _signed(value)
 
 
 def integers(message: memoryview, number: int) -> list[int]:
@@ -94,6 +113,8 @@ def _varint(message: memoryview, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
+            if value >> 64:
+                raise ValueError("a varint of more than 64 bits")
             return value, at
         shift += 7
     raise ValueError("a varint of more than 10 bytes")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 from ppose.utils.cpu import default_threads, usable_cores
 from ppose.utils.errors import PposeError
@@ -25,6 +27,11 @@ class BackendError(PposeError):
 
 class SettingError(BackendError, ValueError):
     """An unknown backend, device or precision, or an invalid number of threads."""
+
+
+def cache_folder() -> Path:
+    """Where backends remember what they have found out: in XDG_CACHE_HOME, or in `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ppose"
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import cv2
 import numpy as np
 
 from ppose.config import ConfigError, build, check, nearest, read_yaml
+from ppose.config.ranges import Deviation, Length, Range, Share, Side, Size, Stride, checked
 
 INFER_CFG, DETECTOR_YML = "infer_cfg.yml", "detector.yml"
 PEOPLE = ("person", "pedestrian")
 NMS_IOU = 0.6
 
-_LONGEST_SIDE = 8192
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+_Steps = Annotated[list[dict], Length(0, 16)]
+_Labels = Annotated[list[str | int], Length(0, 10_000)]
+_Strides = Annotated[list[Stride], Length(0, 16)]
+_Sides = Side | Annotated[list[Side], Length(2, 2)]
+_Interpolation = Literal[0, 1, 2, 3, 4]
+_Value = Annotated[float, Range(least=-1000, most=1000)]
+_Offset = Annotated[float, Range(least=-10, most=10)]
+_Divisor = Annotated[float, Range(above=0, most=1000)]
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ class PreprocessOp(Protocol):
     def __call__(self, scaled: ScaledImage) -> ScaledImage: ...
 
 
+@checked
 @dataclass(frozen=True)
 class Resize:
     """Resizes to `target_size`, or to fit into it.
@@ -57,15 +68,12 @@ class Resize:
         interp: OpenCV interpolation flag: 0 nearest, 1 linear, 2 cubic, 3 area, 4 Lanczos.
     """
 
-    target_size: int | list[int]
+    target_size: _Sides
     keep_ratio: bool = True
-    interp: Literal[0, 1, 2, 3, 4] = 1
-
-    def __post_init__(self) -> None:
-        _pair("target_size", self.target_size)
+    interp: _Interpolation = 1
 
     def __call__(self, scaled: ScaledImage) -> ScaledImage:
-        target = _pair("target_size", self.target_size)
+        target = _pair(self.target_size)
         size_hw = scaled.pixels.shape[:2]
         scale_y, scale_x = target[0] / size_hw[0], target[1] / size_hw[1]
         if self.keep_ratio:
@@ -84,6 +92,7 @@ class Resize:
         return ScaledImage(pixels, (scale_y, scale_x), pixels.shape[:2])
 
 
+@checked
 @dataclass(frozen=True)
 class NormalizeImage:
     """Subtracts `mean` and divides by `std`.
@@ -94,14 +103,10 @@ class NormalizeImage:
         norm_type: "none" omits mean and std.
     """
 
-    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    std: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    mean: tuple[_Value, _Value, _Value] = (0.0, 0.0, 0.0)
+    std: tuple[_Divisor, _Divisor, _Divisor] = (1.0, 1.0, 1.0)
     is_scale: bool = True
     norm_type: Literal["mean_std", "none"] = "mean_std"
-
-    def __post_init__(self) -> None:
-        if not all(self.std):
-            raise ValueError(f"std: expected nonzero numbers, found {list(self.std)}")
 
     def __call__(self, scaled: ScaledImage) -> ScaledImage:
         if scaled.pixels.dtype == np.uint8:
@@ -119,6 +124,7 @@ class NormalizeImage:
         return values
 
 
+@checked
 @dataclass(frozen=True)
 class Pad:
     """Pads with `fill_value` at the right and bottom, to `size`.
@@ -128,14 +134,11 @@ class Pad:
         fill_value: red, green, blue.
     """
 
-    size: int | list[int]
-    fill_value: tuple[float, float, float] = (114.0, 114.0, 114.0)
-
-    def __post_init__(self) -> None:
-        _pair("size", self.size)
+    size: _Sides
+    fill_value: tuple[_Value, _Value, _Value] = (114.0, 114.0, 114.0)
 
     def __call__(self, scaled: ScaledImage) -> ScaledImage:
-        size = _pair("size", self.size)
+        size = _pair(self.size)
         height, width = scaled.pixels.shape[:2]
         if height > size[0] or width > size[1]:
             raise ValueError(
@@ -145,15 +148,12 @@ class Pad:
         return replace(scaled, pixels=_padded(scaled.pixels, size, self.fill_value))
 
 
+@checked
 @dataclass(frozen=True)
 class PadStride:
     """Pads with zeros at the right and bottom, to multiples of `stride`; 0 adds none."""
 
-    stride: int = 0
-
-    def __post_init__(self) -> None:
-        if self.stride > _LONGEST_SIDE:
-            raise ValueError(f"stride: expected at most {_LONGEST_SIDE}, found {self.stride}")
+    stride: Annotated[int, Range(least=-1, most=1024)] = 0
 
     def __call__(self, scaled: ScaledImage) -> ScaledImage:
         if self.stride <= 0:
@@ -240,7 +240,7 @@ def read_infer_cfg(path: Path) -> DetectorSpec:
         ConfigError: not YAML, other content, or an unknown operator or argument.
     """
     data = read_yaml(path)
-    for key, hint in (("Preprocess", list[dict]), ("label_list", list)):
+    for key, hint in (("Preprocess", _Steps), ("label_list", _Labels)):
         if key not in data:
             raise ConfigError(
                 f"{path}: has no '{key}', so it does not describe a detector of PaddleDetection; "
@@ -250,7 +250,7 @@ def read_infer_cfg(path: Path) -> DetectorSpec:
     nms, threshold = data.get("NMS"), data.get("draw_threshold")
     iou = nms.get("nms_threshold", NMS_IOU) if isinstance(nms, dict) else NMS_IOU
     strides = data.get("fpn_stride") or []
-    check(strides, list[int], f"{path}: fpn_stride")
+    check(strides, _Strides, f"{path}: fpn_stride")
     for name, value in (("NMS.nms_threshold", iou), ("draw_threshold", threshold)):
         check_fraction(value, f"{path}: {name}")
     return DetectorSpec(
@@ -263,6 +263,7 @@ def read_infer_cfg(path: Path) -> DetectorSpec:
     )
 
 
+@checked
 @dataclass(frozen=True)
 class DetectorConfig:
     """The keys of a `detector.yml`, for networks without an `infer_cfg.yml`.
@@ -279,18 +280,13 @@ class DetectorConfig:
         labels: class names.
     """
 
-    size_wh: tuple[int, int] | None = None
-    interp: Literal[0, 1, 2, 3, 4] = 2
-    mean: tuple[float, float, float] = _IMAGENET[0]
-    std: tuple[float, float, float] = _IMAGENET[1]
+    size_wh: Size | None = None
+    interp: _Interpolation = 2
+    mean: tuple[_Offset, _Offset, _Offset] = _IMAGENET[0]
+    std: Deviation = _IMAGENET[1]
     boxes: Literal["xyxy", "xywh", "cxcywh"] = "xyxy"
-    nms_iou: float = NMS_IOU
+    nms_iou: Share = NMS_IOU
     labels: list[str] | None = None
-
-    def __post_init__(self) -> None:
-        if self.size_wh is not None:
-            _pair("size_wh", list(self.size_wh))
-        check_fraction(self.nms_iou, "nms_iou")
 
     def to_spec(self, source: Path | None, size_wh: tuple[int, int]) -> DetectorSpec:
         """The specification for this input size."""
@@ -313,14 +309,16 @@ def read_detector_yml(path: Path) -> DetectorConfig:
     Raises:
         ConfigError: not YAML, or keys or values that `DetectorConfig` does not accept.
     """
-    return build(read_yaml(path), DetectorConfig, f"{path}")
+    about = read_yaml(path)
+    try:
+        return build(about, DetectorConfig)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def check_fraction(value: Any, path: str) -> None:
     """Raises ConfigError unless `value` is None or a number in 0..1."""
-    check(value, float | None, path)
-    if value is not None and not 0 <= value <= 1:
-        raise ConfigError(f"{path}: expected a number in 0..1, found {value}")
+    check(value, Share | None, path)
 
 
 def _operator(node: Any, path: str) -> PreprocessOp:
@@ -334,13 +332,9 @@ def _operator(node: Any, path: str) -> PreprocessOp:
     return build({k: v for k, v in node.items() if k != "type"}, OPERATORS[name], path)
 
 
-def _pair(name: str, size: int | list[int]) -> tuple[int, int]:
+def _pair(size: int | list[int]) -> tuple[int, int]:
     """Height and width."""
-    sides = [size, size] if isinstance(size, int) else size
-    fits = len(sides) == 2 and all(type(s) is int and 0 < s <= _LONGEST_SIDE for s in sides)
-    if not fits:
-        raise ValueError(f"{name}: expected height and width in 1..{_LONGEST_SIDE}, found {size}")
-    return sides[0], sides[1]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _padded(

@@ -56,5 +56,5 @@ def save_weights(
     save_arrays(
         trainer.folder / f"{name}.safetensors",
         float_arrays(weights),
-        facts | {"config": trainer.experiment.name},
+        facts | {"config": trainer.experiment.name} | trainer.experiment.trained_for.metadata(),
     )

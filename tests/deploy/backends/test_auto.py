@@ -209,12 +209,8 @@ def test_a_failing_backend_is_skipped(model, measured, capsys):
     assert open_session(model).backend == "paddle"
     assert measured == [1]
     printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 3
-    for line, backend in zip(
-        printed, ("model.onnx: damaged", "openvino: cannot load"), strict=False
-    ):
-        assert line.startswith("left out: ")
-        assert backend in line
+    assert len(printed) == 2
+    assert printed[0].startswith(f"left out: {model / 'model.onnx'}: damaged")
 
 
 def test_all_backends_fail(model, measured):
@@ -222,7 +218,7 @@ def test_all_backends_fail(model, measured):
         path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(BackendError) as failed:
         open_session(model)
-    assert str(failed.value).count(str(model)) >= 3
+    assert len(set(str(failed.value).splitlines())) == str(failed.value).count(str(model)) >= 2
     assert measured == []
 
 

@@ -388,7 +388,7 @@ def operators(text):
         ("{}", "KeyError: 'base_code'"),
         ("[1]", "TypeError"),
         ('{"base_code": {"magic": "other"}}', "not a program of Paddle 3"),
-        ('{"base_code": {"magic": "pir"}, "program": {"regions": []}}', "IndexError"),
+        ('{"base_code": {"magic": "pir"}, "program": {"regions": []}}', "not enough values"),
         ("[" * 200_000, "RecursionError"),
         (operators('{"#": 1}'), "AttributeError"),
         (operators('{"#": "1.data", "A": []}'), "ValueError: an operator data without a name"),
@@ -434,7 +434,7 @@ def test_weights_of_impossible_size(tmp_path, sides):
     tensor = b"\x08\x05" + b"".join(b"\x10" + varint(side) for side in sides)
     head = struct.pack("<IQIi", 0, 0, 0, len(tensor))
     (tmp_path / "model.pdiparams").write_bytes(head + tensor)
-    with pytest.raises(BackendError, match="damaged at tensor 0 of 1 .the file ends within it"):
+    with pytest.raises(BackendError, match="damaged at tensor 0 of 1 .a tensor of shape"):
         open_session(tmp_path, backend="paddle")
 
 

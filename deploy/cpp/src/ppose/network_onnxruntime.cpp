@@ -1,6 +1,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <array>
+#include <cstdlib>
 
 #include "ppose/error.hpp"
 #include "ppose/network.hpp"
@@ -13,6 +14,16 @@ Ort::SessionOptions options(int threads) {
   if (threads > 0) made.SetIntraOpNumThreads(threads);
   made.SetGraphOptimizationLevel(GraphOptimizationLevel::ORT_ENABLE_ALL);
   return made;
+}
+
+// Without this variable ONNX Runtime reports about its users. A value that they have set is kept.
+Ort::Env environment() {
+#ifdef _WIN32
+  if (!std::getenv("ORT_DISABLE_TELEMETRY")) _putenv("ORT_DISABLE_TELEMETRY=1");
+#else
+  setenv("ORT_DISABLE_TELEMETRY", "1", 0);
+#endif
+  return Ort::Env(ORT_LOGGING_LEVEL_ERROR, "ppose");
 }
 
 class OnnxRuntimeNetwork final : public Network {
@@ -54,7 +65,7 @@ class OnnxRuntimeNetwork final : public Network {
            info.GetTensorTypeAndShapeInfo().GetElementType() == type;
   }
 
-  Ort::Env environment_{ORT_LOGGING_LEVEL_ERROR, "ppose"};
+  Ort::Env environment_ = environment();
   Ort::Session session_;
   Ort::MemoryInfo memory_ = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
   std::string input_, output_;
