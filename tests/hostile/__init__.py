@@ -6,4 +6,4 @@ benchmarks/hostile.py as many as asked for.
 """
 
 # The modules of this package that have `READERS`.
-MODULES: tuple[str, ...] = ()
+MODULES: tuple[str, ...] = ("annotations",)
