@@ -5,7 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import yaml
+from tiny_detector import write_detector
 
+from ppose.commands import main
 from ppose.commands.eval import evaluate_weights
 from ppose.evaluation import evaluate
 from ppose.experiment import Experiment
@@ -58,6 +61,30 @@ def test_the_json_has_the_settings_that_affect_the_scores(run, tmp_path, capsys)
     assert scores["flip_test"] is True
     assert scores["min_box_score"] == 0
     assert scores["weights"] == str(weights)
+
+
+def test_a_detector_finds_the_boxes(run, quickstart, tmp_path, capsys):
+    folder = tmp_path / "person"
+    folder.mkdir()
+    weights = tmp_path / "fresh.safetensors"
+    save_arrays(weights, float_arrays(run.model.state_dict()))
+    config = tmp_path / "run.yml"
+    config.write_text(yaml.safe_dump(run.config | {"weights": str(weights)}))
+    options = ["-c", str(config), "--json", str(tmp_path / "scores.json")]
+    options += ["--det_model_dir", str(write_detector(folder)), "--det_threshold", "0.5"]
+    with pytest.raises(SystemExit) as end:
+        main(["eval", *options])
+    assert not end.value.code, capsys.readouterr()
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["box_source"].startswith("person") and scores["det_threshold"] == 0.5
+    assert scores["detections"] == scores["images"]  # the detector finds one person in each
+
+
+def test_an_input_that_is_too_small_is_named(quickstart, small_run):
+    tiny = Experiment.from_file(quickstart, [*small_run, "input_size=[32, 32]"])
+    scores = score(tiny)
+    assert scores.are_zero
+    assert "the input is 32x32, so the heat maps have 8x8 cells" in scores.table()
 
 
 def test_an_unwritable_output_is_an_error_before_evaluation(run, tmp_path):

@@ -11,6 +11,8 @@ from ppose.deploy.backends.settings import BACKENDS, DEVICES, PRECISIONS
 
 if TYPE_CHECKING:
     from ppose.deploy.pipeline import PosePipeline
+    from ppose.inference.estimator import PoseEstimator
+    from ppose.inference.pose_model import PoseModel
 
 _MIN_BOX_SCORE = 0.3
 # Parsers have None in their place, so that it shows what was given.
@@ -143,6 +145,18 @@ def given(args: argparse.Namespace) -> list[str]:
     return [f"--{name}" for name in _DEPLOY_DEFAULTS if getattr(args, name) is not None]
 
 
+def check_without_bundle(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """The parser's error for options of exported networks, where a config's network runs: a
+    detector and its device and threads alone go with that."""
+    of_detector = {"--det_model_dir", "--det_threshold"}
+    if args.det_model_dir is not None:
+        of_detector |= {"--device", "--threads"}
+    useless = [option for option in given(args) if option not in of_detector]
+    useless += ["--batch_size"] * (getattr(args, "batch_size", None) is not None)
+    if useless:
+        parser.error(f"{', '.join(useless)}: only with --model_dir")
+
+
 def chosen(parser: argparse.ArgumentParser, args: argparse.Namespace) -> dict[str, Any]:
     """Option → value of `add_detector` and `add_machine`, with the defaults; the parser's error for
     what makes no sense."""
@@ -164,6 +178,31 @@ def for_pipeline(values: dict[str, Any]) -> dict[str, Any]:
     arguments = dict(values)
     arguments["min_box_score"] = arguments.pop("det_threshold")
     return arguments
+
+
+def detector_of(
+    parser: argparse.ArgumentParser, args: argparse.Namespace
+) -> Callable[[PoseEstimator], PoseModel]:
+    """Puts the detector that the options name, if any, before an estimator."""
+    values = chosen(parser, args)
+
+    def add(estimator: PoseEstimator) -> PoseModel:
+        if args.det_model_dir is None:
+            return estimator
+        from ppose.deploy.detection.detector import load_detector
+        from ppose.deploy.pipeline import PosePipeline, check_takes_boxes
+
+        check_takes_boxes(estimator)
+        detector = load_detector(
+            args.det_model_dir,
+            device=values["device"],
+            threads=values["threads"],
+            min_score=values["det_threshold"],
+            batch_size=estimator.batch_size,
+        )
+        return PosePipeline(estimator, detector)
+
+    return add
 
 
 def pipeline_of(

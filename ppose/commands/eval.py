@@ -13,6 +13,7 @@ from ppose.utils.files import check_writable, file_hash, write_json
 
 if TYPE_CHECKING:
     from ppose.experiment import Experiment
+    from ppose.inference.estimator import PoseEstimator
     from ppose.inference.pose_model import PoseModel
     from ppose.metrics.coco_metric import CocoScores
 
@@ -21,6 +22,7 @@ EXAMPLES = """\
   ppose eval -c hrnet_w32_256x192 -o weights=PATH_OR_URL --json scores.json
   ppose eval -c tinypose_256x192 -o weights=tinypose.pdparams \\
       val_dataset.bbox_file=boxes.json val_dataset.min_box_score=0.5 flip_test=true
+  ppose eval -c tinypose_256x192 -o weights=tinypose.pdparams --det_model_dir=picodet
 
   ppose eval -c tinypose_256x192 --backend onnxruntime \\
       --model_dir=output/inference/tinypose_256x192 --det_model_dir=picodet
@@ -37,32 +39,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--results", metavar="FILE", help="write all poses here, in COCO's results format"
     )
+    arguments.add_detector(parser, without="the boxes are those of the data")
     exported = parser.add_argument_group("exported networks")
     exported.add_argument("--model_dir", help="folder that `ppose export` wrote")
-    arguments.add_detector(exported, without="the boxes are those of the data")
     arguments.add_machine(exported)
 
 
 def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Scores."""
-    if args.model_dir is None and (useless := arguments.given(args)):
-        parser.error(f"{', '.join(useless)}: only with --model_dir")
+    if args.model_dir is None:
+        arguments.check_without_bundle(parser, args)
     arguments.refuse_empty(parser, args, "model_dir")
     chosen = arguments.chosen(parser, args)
 
     from ppose.experiment import Experiment
 
     experiment = Experiment.from_file(args.config, args.override)
+    if args.det_model_dir and experiment.config["val_dataset"].get("bbox_file"):
+        parser.error("give --det_model_dir or val_dataset.bbox_file, not both")
+    detector = {name: chosen[name] for name in ("det_model_dir", "det_threshold")}
+    if args.det_model_dir is None:
+        detector["det_threshold"] = None
     if args.model_dir is None:
-        evaluate_weights(experiment, scores_file=args.json, results_file=args.results)
+        evaluate_weights(
+            experiment, args.json, args.results, arguments.detector_of(parser, args), detector
+        )
         return
 
     from ppose.deploy.pipeline import load_pipeline
 
-    about = {"model_dir": args.model_dir, **chosen}
+    about = {"model_dir": args.model_dir, **chosen, **detector}
     del about["threads"]
-    if args.det_model_dir is None:
-        about["det_threshold"] = None
     evaluate_pipeline(
         experiment,
         lambda: load_pipeline(args.model_dir, **arguments.for_pipeline(chosen)),
@@ -73,7 +80,11 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
 
 def evaluate_weights(
-    experiment: Experiment, scores_file: str | None = None, results_file: str | None = None
+    experiment: Experiment,
+    scores_file: str | None = None,
+    results_file: str | None = None,
+    add_detector: Callable[[PoseEstimator], PoseModel] = lambda estimator: estimator,
+    detector: dict[str, Any] | None = None,
 ) -> CocoScores:
     """Scores the experiment's weights on its `val_dataset` and prints the table.
 
@@ -83,6 +94,8 @@ def evaluate_weights(
         experiment: see `Experiment.chosen_weights` for which weights it takes.
         scores_file: JSON of the scores and of what decides them: weights, boxes, flip test.
         results_file: all poses in COCO's results format.
+        add_detector: puts a detector before the estimator, if there is one.
+        detector: what it is, for the scores' file.
     """
     is_main = _started(experiment, scores_file, results_file)
     weights = experiment.chosen_weights()
@@ -96,10 +109,10 @@ def evaluate_weights(
         "weights_sha256": file_hash(Path(weights)) if Path(weights).is_file() else None,
         "flip_test": experiment.flip_test,
         "crop": experiment.config["crop"],
+        **(detector or {}),
     }
-    return _scored(
-        experiment, experiment.loaded_estimator(weights), about, scores_file, results_file
-    )
+    scored = add_detector(experiment.loaded_estimator(weights))
+    return _scored(experiment, scored, about, scores_file, results_file)
 
 
 def evaluate_pipeline(

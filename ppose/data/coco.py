@@ -247,7 +247,7 @@ class CocoDataset:
         rows = np.flatnonzero(usable & (image_index >= 0))
         rows = rows[np.argsort(image_index[rows], kind="stable")]
         self.image_index = image_index[rows]
-        self.boxes_xywh = boxes[rows].astype(np.float32)
+        self.boxes_xywh = boxes[rows]
         self.box_scores = scores[rows].astype(np.float32)
         self.keypoints = np.zeros((len(rows), len(self.skeleton), 3), np.float32)
         self.areas = self.boxes_xywh[:, 2:].prod(1)
@@ -291,7 +291,8 @@ class CocoDataset:
         scores = np.clip(scores, 0, 1)
         rows = np.flatnonzero(is_person & (scores >= min_score))
         entries = [entries[i] for i in rows]
-        boxes = box_column([e.get("bbox") for e in entries])
+        with np.errstate(over="ignore"):  # infinite boxes are skipped
+            boxes = box_column([e.get("bbox") for e in entries]).astype(np.float32)
         return entries, boxes, scores[rows], categories[rows]
 
     def _empty_message(self, bbox_file: str | None, min_score: float) -> str:

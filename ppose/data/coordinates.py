@@ -109,7 +109,7 @@ def keypoint_mistake(keypoints: np.ndarray, sizes_wh: np.ndarray) -> str | None:
     if len(keypoints) < _MANY:
         return None
     points, sizes = keypoints[:, :2].astype(np.float64), sizes_wh.astype(np.float64)
-    example = f"such as {points[0].round(3).tolist()}"
+    example = f"such as {_shown(points[0])}"
     if _in_parts(points, sizes):
         return f"keypoints ({example}) have to be in pixels: are they in 0..1 of the image?"
     outside = _outside(points, sizes)
@@ -122,7 +122,7 @@ def keypoint_mistake(keypoints: np.ndarray, sizes_wh: np.ndarray) -> str | None:
     at = int(outside.argmax())
     return (
         f"{outside.sum()} of {len(points)} labelled keypoints are outside their image (such as "
-        f"{points[at].round(3).tolist()} in {_size(sizes[at])}): are they {ask}?"
+        f"{_shown(points[at])} in {_size(sizes[at])}): are they {ask}?"
     )
 
 
@@ -169,7 +169,11 @@ def _outside(points: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
 
 def _which(boxes: np.ndarray, sizes_wh: np.ndarray, of: np.ndarray) -> str:
     at = int(of.argmax())
-    return f"such as {boxes[at].round(3).tolist()} in an image of {_size(sizes_wh[at])}"
+    return f"such as {_shown(boxes[at])} in an image of {_size(sizes_wh[at])}"
+
+
+def _shown(values: np.ndarray) -> list[float]:
+    return [round(value, 3) for value in values.tolist()]
 
 
 def _size(size_wh: np.ndarray) -> str:

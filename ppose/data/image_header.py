@@ -32,7 +32,8 @@ _SIGNATURES = {
 }
 # A marker with a segment: not a stuffed byte, padding, a restart, or another without a length.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
-_SOS, _EOI = 0xDA, 0xD9
+_SOS, _EOI, _APP1 = 0xDA, 0xD9, 0xE1
+_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended, progressive: what all browsers show
 _OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0))
 
@@ -106,6 +107,33 @@ def checked(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[ImageHeader, byt
     elif header.format == "PNG":
         data = _png_pixels(data, header)
     return header, data
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height after the orientation of the metadata; raises as `read_header`."""
+    header = read_header(data)
+    try:
+        turned = _tiff_tags(_exif(data, header.format)).get(_TIFF_ORIENTATION, 1) in _TURNED
+    except (struct.error, IndexError, ImageError):  # which decoders do not mind
+        turned = False
+    return (header.height, header.width) if turned else (header.width, header.height)
+
+
+def _exif(data: bytes, kind: str) -> bytes:
+    """The metadata of an image, which have the form of a TIFF; empty without any."""
+    if kind == "TIFF":
+        return data
+    if kind == "JPEG":
+        for marker, at in _segments(data):
+            if marker == _APP1 and data[at : at + 6] == b"Exif\0\0":
+                return data[at + 6 :]
+            if marker == _SOS:
+                break
+    if kind == "PNG":
+        for name, start, end in _png_chunks(data):
+            if name == b"eXIf":
+                return data[start + 8 : end - 4]
+    return b""
 
 
 def _format(data: bytes) -> str:
@@ -265,7 +293,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 
 def _tiff_tags(data: bytes) -> dict[int, int]:
-    """The first values of those tags of the first image that tell its size."""
+    """The first values of those tags of the first image that tell its size and orientation."""
     order = "<" if data[:2] == b"II" else ">"
     (directory,) = struct.unpack_from(f"{order}I", data, 4)
     (count,) = struct.unpack_from(f"{order}H", data, directory)
@@ -285,9 +313,10 @@ def _tiff_tags(data: bytes) -> dict[int, int]:
 
 
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLES = 256, 257, 258, 277
-_TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT = 322, 323
+_TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_ORIENTATION = 322, 323, 274
 _TIFF_TAGS = frozenset(
     (_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_SAMPLES, _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT)
+    + (_TIFF_ORIENTATION,)
 )
 _TIFF_MAX_BITS = 64  # four samples of 16 bits
 _TIFF_SMALL_TILE = 2**22  # pixels

@@ -16,12 +16,14 @@ from ppose.data.image_header import (
     ImageError,
     ImageTooLargeError,
     checked,
+    upright_size,
 )
 from ppose.utils.log import log
 from ppose.utils.printable import printable
 
-__all__ = ["ImageError", "decode_image", "list_images", "nearest_path", "read_image"]
+__all__ = ["ImageError", "decode_image", "image_size", "list_images", "nearest_path", "read_image"]
 
+_HEADER_BYTES = 2**20  # in which the size of an image stands
 _EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 
 
@@ -89,6 +91,15 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = T
     if sorted(image.shape[:2]) != sorted((header.height, header.width)):
         raise DamagedImageError(f"damaged: {header} by its header, but not by its pixels")
     return image
+
+
+def image_size(path: Path) -> tuple[int, int] | None:
+    """Width and height after the EXIF orientation, from the header; None if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return upright_size(file.read(_HEADER_BYTES))
+    except (OSError, ImageError):
+        return None
 
 
 def list_images(images: str | Path) -> list[Path]:

@@ -16,7 +16,14 @@ from ppose.codecs.codec import Codec
 from ppose.data.crops import Crop, View
 from ppose.data.images import ImageError, read_image
 from ppose.inference.postprocess import Postprocess
-from ppose.inference.request import InputError, Request, check_boxes, check_image
+from ppose.inference.request import (
+    GIVEN_BOXES,
+    InputError,
+    Request,
+    check_boxes,
+    check_given_boxes,
+    check_image,
+)
 from ppose.inference.runner import Runner
 from ppose.structures import Poses, geometry
 from ppose.structures.skeleton import Skeleton
@@ -130,7 +137,7 @@ class PoseEstimator:
         """
         source, boxes_xywh, scores = "whole picture", None, None
         if boxes is not None:
-            source = "given boxes"
+            source = GIVEN_BOXES
             table = check_boxes(boxes)
             boxes_xywh, scores = table[:, :4], table[:, 4] if table.shape[1] == 5 else None
         image = image if isinstance(image, np.ndarray) else Path(image)
@@ -239,6 +246,8 @@ class PoseEstimator:
                 f"{name}: box {boxes[invalid][0].tolist()} is not x, y, width, height with a width "
                 "and height above 0"
             )
+        if request.box_source == GIVEN_BOXES:
+            check_given_boxes(boxes, size_wh, name)
         return boxes
 
     def _estimate(self, images: list[_CroppedImage]) -> Iterator[Poses]:

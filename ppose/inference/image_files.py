@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from ppose.data.boxes import BoxFile
-from ppose.data.images import ImageError, list_images
+from ppose.data.coordinates import BEYOND_IMAGE, beyond_image, box_mistake
+from ppose.data.images import ImageError, image_size, list_images
 from ppose.inference.pose_model import PoseModel
-from ppose.inference.request import Request
+from ppose.inference.request import GIVEN_BOXES, Request
 from ppose.structures import Poses
 from ppose.structures.skeleton import Skeleton
 from ppose.structures.visualize import save_image
@@ -114,7 +115,7 @@ def _requests(
 ) -> list[Request]:
     if boxes:
         given = np.array(boxes, np.float32)
-        return [Request(file, given, box_source="given boxes", keep_image=True) for file in files]
+        return [Request(file, given, box_source=GIVEN_BOXES, keep_image=True) for file in files]
     if not bbox_file:
         return [Request(file, keep_image=True) for file in files]
     table = BoxFile(bbox_file, min_score)
@@ -126,10 +127,27 @@ def _requests(
             f"{table.path} has no box with a score of at least {min_score} for any of the "
             f"{len(files)} images; its file_name or image_id has to be that of an image"
         )
+    _check_box_file(table, files, found)
     return [
         Request(file, rows[:, :4], rows[:, 4], table.path.name, keep_image=True)
         for file, rows in zip(files, found, strict=True)
     ]
+
+
+def _check_box_file(table: BoxFile, files: list[Path], found: list[np.ndarray]) -> None:
+    """Raises PposeError if most boxes seem to be in another format; counts those that leave."""
+    with_boxes = [(image_size(f), rows) for f, rows in zip(files, found, strict=True) if len(rows)]
+    known = [(size_wh, rows) for size_wh, rows in with_boxes if size_wh]
+    if not known:
+        return
+    boxes = np.concatenate([rows[:, :4] for _, rows in known])
+    sizes = np.concatenate([np.tile(size_wh, (len(rows), 1)) for size_wh, rows in known])
+    mistake = box_mistake(boxes, sizes)
+    if mistake:
+        raise PposeError(f"{table.path}: {mistake}")
+    beyond = int(beyond_image(boxes, sizes).sum())
+    if beyond:
+        print(f"{table.path.name}: kept: {BEYOND_IMAGE}: {beyond} of {len(boxes)}")
 
 
 def _output_names(files: list[Path]) -> dict[Path, str]:

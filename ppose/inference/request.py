@@ -9,7 +9,11 @@ from reprlib import repr as short
 
 import numpy as np
 
+from ppose.data.coordinates import beyond_image, box_mistake
 from ppose.utils.errors import PposeError
+from ppose.utils.log import log
+
+GIVEN_BOXES = "given boxes"  # source of boxes that a person or a program gave, not a detector
 
 
 class InputError(PposeError, ValueError):
@@ -59,6 +63,29 @@ def check_boxes(boxes: np.ndarray | Sequence) -> np.ndarray:
     if wrong.size:
         raise InputError(f"boxes: expected scores in 0..1, found {wrong[0]:g}")
     return table
+
+
+def check_given_boxes(boxes_xywh: np.ndarray, size_wh: tuple[int, int], name: object) -> None:
+    """InputError if (P, 4) boxes seem to be in another format or miss the image; names others that
+    leave it."""
+    sizes = np.broadcast_to(np.array(size_wh), (len(boxes_xywh), 2))
+    mistake = box_mistake(boxes_xywh, sizes)
+    if mistake:
+        raise InputError(f"{name}: {mistake}")
+    end = boxes_xywh[:, :2] + boxes_xywh[:, 2:]
+    missing = ((boxes_xywh[:, :2] >= size_wh) | (end <= 0)).any(1)
+    if missing.any():
+        raise InputError(
+            f"{name}: box {boxes_xywh[missing][0].tolist()} (x, y, width, height) is outside the "
+            f"image of {size_wh[0]}x{size_wh[1]}"
+        )
+    beyond = beyond_image(boxes_xywh, sizes)
+    if beyond.any():
+        log.info(
+            f"{name}: {beyond.sum()} of {len(beyond)} boxes have a tenth or more outside the image "
+            f"of {size_wh[0]}x{size_wh[1]}, such as {boxes_xywh[beyond][0].tolist()} (x, y, width, "
+            "height)"
+        )
 
 
 def check_image(image: np.ndarray) -> np.ndarray:

@@ -80,8 +80,12 @@ def test_help_says_what_a_detector_does_not_follow(script):
     ("arguments", "message"),
     [
         (["--backend=paddle", "--threads=1"], "--backend, --threads: only with --model_dir"),
-        (["--det_threshold=0.3"], "--det_threshold: only with --model_dir"),
-        (["--det_model_dir=people"], "--det_model_dir: only with --model_dir"),
+        (["--det_threshold=0.3"], "--det_threshold goes with --det_model_dir"),
+        (["--det_model_dir=people", "--precision=int8"], "--precision: only with --model_dir"),
+        (
+            ["--det_model_dir=people", "-o", "val_dataset.bbox_file=boxes.json"],
+            "give --det_model_dir or val_dataset.bbox_file, not both",
+        ),
         (["--model_dir=a", "--backend=foo"], "invalid choice: 'foo'"),
         (["--model_dir=a", "--threads=0"], "--threads starts at 1"),
         (["--model_dir="], "--model_dir is empty"),

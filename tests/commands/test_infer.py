@@ -9,7 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import yaml
+from tiny_detector import write_detector
 
+from ppose.commands import main
 from ppose.commands.infer import infer_with_experiment as infer
 from ppose.experiment import Experiment
 from ppose.inference import image_files as module
@@ -46,6 +49,85 @@ def photos(people, tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def weights_and_detector(experiment, photos, tmp_path):
+    """Options that run the network, with a detector that finds one person who fills each image."""
+    (tmp_path / "person").mkdir()
+    detector = write_detector(tmp_path / "person")
+    config = tmp_path / "run.yml"
+    config.write_text(yaml.safe_dump(experiment.config))
+    folder = photos("a.jpg", "b.jpg")
+    return ["-c", config, "--infer_img", folder, "--det_model_dir", detector]
+
+
+def run(*options):
+    with pytest.raises(SystemExit) as end:
+        main(["infer", *map(str, options)])
+    return end.value.code or 0
+
+
+def test_a_detector_finds_people_for_the_network_of_a_config(weights_and_detector, tmp_path):
+    assert run(*weights_and_detector, "--output_dir", tmp_path / "out", "--threads", "1") == 0
+    images = report_in(tmp_path / "out")["images"]
+    assert [len(image["people"]) for image in images] == [1, 1]
+    assert images[0]["box_source"].startswith("person")
+    assert run(*weights_and_detector, "--output_dir", tmp_path / "b", "--det_threshold", 0.95) == 0
+    assert [len(image["people"]) for image in report_in(tmp_path / "b")["images"]] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--box", 1, 2, 3, 4], "give boxes or a detector, not both"),
+        (["--backend", "paddle"], "--backend: only with --model_dir"),
+    ],
+)
+def test_what_does_not_go_with_a_detector(weights_and_detector, options, message, capsys):
+    assert run(*weights_and_detector, *options) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_boxes_that_are_corners_are_an_error(experiment, photos, tmp_path):
+    folder = photos("a.jpg")  # 160 x 120
+    corners = [80.0, 20.0, 150.0, 110.0]
+    with pytest.raises(PposeError, match="are they x1 y1 x2 y2"):
+        infer(experiment, f"{folder}/a.jpg", tmp_path / "out", boxes=[corners])
+    boxes = tmp_path / "boxes.json"
+    boxes.write_text(json.dumps([{"file_name": "a.jpg", "bbox": corners}]))
+    with pytest.raises(PposeError, match=r"boxes\.json: boxes .*are they x1 y1 x2 y2"):
+        infer(experiment, str(folder), tmp_path / "out", bbox_file=str(boxes))
+
+
+def test_boxes_beyond_the_image_are_named(experiment, photos, tmp_path, capsys):
+    folder = photos("a.jpg")
+    infer(experiment, f"{folder}/a.jpg", tmp_path / "out", boxes=[[-20, 10, 60, 90], [5, 5, 9, 9]])
+    assert "1 of 2 boxes have a tenth or more outside the image of 160x120" in (
+        capsys.readouterr().out
+    )
+    with pytest.raises(PposeError, match="is outside the image of 160x120"):
+        infer(experiment, f"{folder}/a.jpg", tmp_path / "out", boxes=[[400, 10, 20, 20]])
+
+
+def test_poses_and_annotations_are_box_files(experiment, photos, people, tmp_path):
+    """The poses are those of the first run again, found in its boxes."""
+    folder = photos("a.jpg", "b.jpg")
+    boxes = [{"file_name": name, "bbox": [9, 9, 80, 90]} for name in ("a.jpg", "b.jpg")]
+    (tmp_path / "boxes.json").write_text(json.dumps(boxes))
+    first, second = tmp_path / "first", tmp_path / "second"
+    infer(experiment, str(folder), first, bbox_file=str(tmp_path / "boxes.json"))
+    poses = str(first / "poses.json")
+    infer(experiment, str(folder), second, bbox_file=poses, min_box_score=0.0)
+    joints = [
+        [p["keypoints"] for i in report_in(f)["images"] for p in i["people"]]
+        for f in (first, second)
+    ]
+    assert joints[0] == joints[1] and len(joints[0]) == 2
+    annotations = people / "annotations" / "person_keypoints_val.json"
+    infer(experiment, str(people / "val"), second, bbox_file=str(annotations))
+    truth = json.loads(annotations.read_text())["annotations"]
+    assert sum(len(i["people"]) for i in report_in(second)["images"]) == len(truth)
 
 
 def report_in(folder):

@@ -16,7 +16,7 @@ from ppose.data.image_header import (
     checked,
     read_header,
 )
-from ppose.data.images import decode_image, read_image
+from ppose.data.images import decode_image, image_size, read_image
 
 
 def encoded(kind, size_wh=(37, 21), mode="RGB", **options):
@@ -151,3 +151,15 @@ def test_names_that_no_file_has(tmp_path, name):
     with pytest.raises(ImageError, match="not the name of a file") as caught:
         read_image(tmp_path / name)
     assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff"])
+@pytest.mark.parametrize("orientation", [None, 1, 3, 6, 8])
+def test_the_upright_size_is_that_of_the_decoded_image(suffix, orientation, tmp_path):
+    path = tmp_path / f"a.{suffix}"
+    exif = Image.Exif()
+    if orientation:
+        exif[0x0112] = orientation
+    Image.new("RGB", (40, 30)).save(path, exif=exif)
+    height, width = read_image(path).shape[:2]
+    assert image_size(path) == (width, height)
