@@ -274,7 +274,7 @@ class Experiment(Config):
                     f"train_transforms.{i}.size_wh: expected {self.codec.size_wh} as the codec "
                     f"has, found {size_wh}"
                 )
-        self.loss.check_fit(self.model)
+        self.loss.check_fit(self.model.channels, self.model.training_maps)
         frozen_names(self.model, self.freeze)
         if not self.teacher:  # whose adapters, which are made later, may have factors too
             self.optimizer.factors(name for name, _ in self.model.named_parameters())

@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-
-from ppose.config.ranges import Range
 
 
 @dataclass(frozen=True)
@@ -28,13 +26,15 @@ class Joint:
     """
 
     name: str
-    sigma: Annotated[float, Range(above=0, most=10)]
+    sigma: float
     mirror: str | None = None
     part: str = "upper"
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"joint '{self.name}': sigma must be above 0, found {self.sigma}")
+        if not 0 < self.sigma <= 10:
+            raise ValueError(
+                f"joint '{self.name}': sigma must be above 0 and at most 10, found {self.sigma}"
+            )
         if self.part not in ("upper", "lower"):
             raise ValueError(
                 f"joint '{self.name}': part must be 'upper' or 'lower', found '{self.part}'"
