@@ -32,7 +32,6 @@ from ppose.inference.eager import EagerRunner
 from ppose.inference.estimator import PoseEstimator
 from ppose.inference.postprocess import Postprocess
 from ppose.inference.runner import Runner
-from ppose.inference.trained_for import KEY, TrainedFor, check_weights
 from ppose.losses import Loss
 from ppose.metrics.coco_metric import CocoMetric
 from ppose.models import Network
@@ -44,6 +43,7 @@ from ppose.optim.optimizers import Optimizer
 from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
 from ppose.structures.skeleton import Skeleton
+from ppose.structures.trained_for import KEY, TrainedFor, check_weights
 from ppose.utils.files import atomic_write
 from ppose.utils.log import log
 from ppose.weights.loading import load_weights, weights_metadata
@@ -285,7 +285,7 @@ class Experiment(Config):
                     f"train_transforms.{i}.size_wh: expected {self.codec.size_wh} as the codec "
                     f"has, found {size_wh}"
                 )
-        self.loss.check_fit(self.model)
+        self.loss.check_fit(self.model.channels, self.model.training_maps)
         frozen_names(self.model, self.freeze)
         if not self.teacher:  # whose adapters, which are made later, may have factors too
             self.optimizer.factors(name for name, _ in self.model.named_parameters())

@@ -12,7 +12,6 @@ from paddle import Tensor
 from ppose.codecs.part_layout import PartLayout
 from ppose.config import ConfigError, register
 from ppose.config.ranges import Factor, Length, Range, Weight
-from ppose.models.network import Network
 
 # Minimum target of a foreground cell, and minimum labelled fraction of a cell that counts as
 # known, both from the published SimplePose code. Averages of the minimum limb value are 0.01 up to
@@ -37,8 +36,12 @@ class Loss:
         """Named scalars for the output of the network, a tensor or lists of tensors."""
         raise NotImplementedError
 
-    def check_fit(self, network: Network) -> None:
-        """Raises ConfigError if the loss does not fit the maps of a network."""
+    def check_fit(self, channels: int, training_maps: tuple[int, int]) -> None:
+        """Raises ConfigError if the loss does not fit a network.
+
+        Args:
+            channels, training_maps: see `ppose.models.network.Network`.
+        """
 
 
 @register
@@ -81,9 +84,9 @@ class HeatmapOHKM(Loss):
         hardest = paddle.topk(errors, self.joints, axis=1)[0]
         return {"heatmap_ohkm": hardest.mean() * self.scale}
 
-    def check_fit(self, network: Network) -> None:
+    def check_fit(self, channels: int, training_maps: tuple[int, int]) -> None:
         """Raises ConfigError for maps of fewer joints."""
-        self._check_joints(network.channels)
+        self._check_joints(channels)
 
     def _check_joints(self, joints: int) -> None:
         if self.joints > joints:
@@ -167,13 +170,13 @@ class BodyPartsLoss(Loss):
             "masks": total[-2] * self.mask_weight + total[-1],
         }
 
-    def check_fit(self, network: Network) -> None:
+    def check_fit(self, channels: int, training_maps: tuple[int, int]) -> None:
         """Raises ConfigError for another number of maps, stacks or scales."""
-        stacks, scales = network.training_maps
-        if self.parts.channels != network.channels:
+        stacks, scales = training_maps
+        if self.parts.channels != channels:
             raise ConfigError(
                 f"loss.parts: {self.parts} have {self.parts.channels} channels, but the network "
-                f"has {network.channels}"
+                f"has {channels}"
             )
         self._check_stacks(stacks)
         self._check_scales(scales, "the network")

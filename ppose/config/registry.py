@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
 from ppose.config.ranges import bare, checked, describe, is_union, type_hints
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 
 T = TypeVar("T")
 
@@ -25,20 +26,14 @@ _RENAMED: dict[str, str] = {}
 _RENAMED_ARGUMENTS: dict[str, dict[str, str]] = {}
 
 
-_MAX_MESSAGE = 1000  # characters
 _MAX_WORD = 100
 
 
 class ConfigError(PposeError, ValueError):
-    """An invalid config; the message starts with the place of the error.
+    """An invalid config; the message, one line, starts with the place of the error."""
 
-    What a message quotes may come from a file that somebody else wrote: it is one line of printable
-    characters, and its end is left out if it is long.
-    """
-
-    def __init__(self, message: str):
-        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in message[:_MAX_MESSAGE])
-        super().__init__(line + " …" * (len(message) > _MAX_MESSAGE))
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="")
 
 
 def register(cls: type[T]) -> type[T]:
@@ -118,6 +113,7 @@ def nearest(word: str, known: Sequence[str], node: Any = None, path: str = "") -
     """
     if deeper := places(word, node, path):
         return f"; did you mean {' or '.join(map(repr, deeper[:3]))}?"
+    known = list(map(str, known))  # YAML has keys of other types
     close = get_close_matches(word, known, 1) if len(word) <= _MAX_WORD else []
     return f"; did you mean '{close[0]}'?" if close else f"; known: {', '.join(known)}"
 

@@ -17,11 +17,13 @@ import yaml
 
 from ppose.config.registry import ConfigError, current_arguments, current_names, nearest
 from ppose.config.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_yaml, read_yaml
+from ppose.utils.printable import bounded
 from ppose.utils.shipped import shipped
 
 SHIPPED = shipped("configs")
 _NO_CONFIGS = {"_base_", "weights"}  # folders of SHIPPED without configs that can be run
 _MAX_FILES = 100  # of one config
+_MAX_PATH = 1000  # characters
 _MAX_STEPS = 20  # references to references
 _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
 
@@ -74,8 +76,10 @@ def find_config(name: str | Path) -> Path:
         return path  # reading it raises an error that names the files next to it
     here = sorted(file.name for file in Path().glob("*.y*ml"))
     raise FileNotFoundError(
-        f"there is no config file '{path}' and no shipped config of that name"
-        f"{nearest(str(path), [*known, *here])}"
+        bounded(
+            f"there is no config file '{path}' and no shipped config of that name"
+            f"{nearest(str(path), [*known, *here])}"
+        )
     )
 
 
@@ -113,7 +117,7 @@ def _read(
     node = current_names(_localise(node, _short(path.parent)), found)
     bases = node.pop("_base_", None) or []
     bases = [bases] if isinstance(bases, str) else bases
-    if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
+    if not (isinstance(bases, list) and all(map(_is_path, bases))):
         raise ConfigError(f"{path}: _base_: expected a path or a list of paths, found {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
@@ -123,6 +127,10 @@ def _read(
     merged = _merge(merged, node, found)
     deprecated |= _located(path.name, found)
     return merged
+
+
+def _is_path(base: Any) -> bool:
+    return isinstance(base, str) and len(base) <= _MAX_PATH
 
 
 def _located(place: str, found: Iterable[str]) -> set[str]:
@@ -139,7 +147,7 @@ def _missing(path: Path, parents: tuple[Path, ...]) -> str:
     siblings = [p.name for p in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     named_by = f" (a _base_ of {parents[-1]})" if parents else ""
     hint = nearest(path.name, sorted(siblings)) if siblings else ""
-    return f"there is no config file {path}{named_by}{hint}"
+    return bounded(f"there is no config file {path}{named_by}{hint}")
 
 
 def _localise(node: Any, folder: str) -> Any:

@@ -13,7 +13,7 @@ from ppose.config.ranges import Range, Stride
 from ppose.data.crops import Crop
 from ppose.deploy.backends.onnx_file import read_onnx
 from ppose.inference.postprocess import Postprocess
-from ppose.inference.trained_for import KEY, TrainedFor
+from ppose.structures.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
 from ppose.utils.files import file_hash
 

@@ -28,7 +28,7 @@ from ppose.export.int8_program import is_fake_quantized, to_int8
 from ppose.export.optimize import optimize
 from ppose.export.pdmodel import Program, trace
 from ppose.export.wrapper import ExportWrapper, input_specs
-from ppose.inference.trained_for import KEY
+from ppose.structures.trained_for import KEY
 from ppose.training.provenance import STARTS
 from ppose.utils.files import atomic_write
 from ppose.utils.folders import atomic_folder

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from ppose.config.ranges import Range
 from ppose.structures import sides
 
 # What `mirror` says of a joint that has no partner on the other side.
@@ -35,13 +34,15 @@ class Joint:
     form: ClassVar[str] = "a joint is written as {name: wrist, sigma: 0.03}"
 
     name: str
-    sigma: Annotated[float, Range(above=0, most=10)]
+    sigma: float
     mirror: str | None = None
     part: str = "upper"
 
     def __post_init__(self) -> None:
-        if not self.sigma > 0:
-            raise ValueError(f"joint '{self.name}': sigma must be above 0, found {self.sigma}")
+        if not 0 < self.sigma <= 10:
+            raise ValueError(
+                f"joint '{self.name}': sigma must be above 0 and at most 10, found {self.sigma}"
+            )
         if self.part not in ("upper", "lower"):
             raise ValueError(
                 f"joint '{self.name}': part must be 'upper' or 'lower', found '{self.part}'"

@@ -24,5 +24,5 @@ def bounded(text: str) -> str:
     """A message, printable and not endless: of a very long one, the middle is left out."""
     if len(text) > _LONGEST:
         text = text[: _LONGEST * 3 // 4] + " […] " + text[-_LONGEST // 8 :]
-    text = printable(text)
+    text = printable(text, keep="\n")
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

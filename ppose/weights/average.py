@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ppose.inference.trained_for import KEY, TrainedFor
+from ppose.structures.trained_for import KEY, TrainedFor
 from ppose.utils.errors import PposeError
 from ppose.weights.loading import read_weights, weights_metadata
 from ppose.weights.weight_file import WeightsError, float32

@@ -79,7 +79,7 @@ TOPDOWN = [
     (f"skeleton={SKELETON.format('right_x')}", "skeleton.*right_x"),
     (f"skeleton={SKELETON.format('right_y')}", "skeleton.*right_y"),
     ("skeleton={name: a, joints: [], limbs: []}", "skeleton"),
-    ("skeleton={name: a, joints: [{name: x, sigma: 0}], limbs: []}", "joints.0.sigma: expected"),
+    ("skeleton={name: a, joints: [{name: x, sigma: 0}], limbs: []}", "joint 'x': sigma must be"),
     ("codec.skeleton={name: a, joints: [{name: x, sigma: 1}], limbs: []}", "codec"),
     # Transforms.
     ("train_transforms.1.p=1.5", "train_transforms.1.p: expected float in 0..1"),

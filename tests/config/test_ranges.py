@@ -10,11 +10,10 @@ from ppose.config.ranges import Length, Range, bare, check_ranges, checked, desc
 from ppose.deploy.bundle import BundleNetwork
 from ppose.deploy.detection.infer_cfg import OPERATORS, DetectorConfig
 from ppose.experiment import Config
-from ppose.structures.skeleton import Joint
 
 # Those of tests have no ranges.
 CLASSES = [c for c in registered().values() if c.__module__.startswith("ppose.")]
-CLASSES += [Config, BundleNetwork, DetectorConfig, Joint, *OPERATORS.values()]
+CLASSES += [Config, BundleNetwork, DetectorConfig, *OPERATORS.values()]
 
 
 def unbounded(hint):

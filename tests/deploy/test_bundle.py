@@ -72,18 +72,18 @@ def test_missing_or_damaged_file(bundle, name):
         ("  stride: 4", "  stride: four", r"network\.stride: expected int"),
         ("type: Heatmap", "type: Heatmaps", r"codec\.type: nothing is registered as 'Heatmaps'"),
         ("refine: dark", "refine: half", r"codec\.refine: expected one of"),
-        ("padding: 1.1", "padding: -1", "crop: padding"),
+        ("padding: 1.1", "padding: -1", "crop.padding"),
         (
             "  channels: 17",
             "  channels: 18",
             "channels: 18 in the network, but 17 in codec or crop",
         ),
         ("  stride: 4", "  stride: 2", "stride: 2 in the network, but 4 in codec or crop"),
-        ("  stride: 4", "  stride: 0", r"network\.stride: expected 1 or more"),
+        ("  stride: 4", "  stride: 0", r"network\.stride: expected int in 1"),
         (
             "  size_multiple: 32",
             "  size_multiple: 0",
-            r"network\.size_multiple: expected 1 or more",
+            r"network\.size_multiple: expected int in 1",
         ),
         ("input: [-1, 64, 64, 3]", "input: [-1, 64, 32, 3]", "input: .* in the network"),
         ("gives: maps", "gives: peaks", "need maps, not peaks"),
@@ -136,5 +136,5 @@ def test_billion_laughs(bundle):
     levels = "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
     path = bundle / DESCRIPTION
     path.write_text("a0: &a0 [1]\n" + levels + path.read_text(encoding="utf-8"), encoding="utf-8")
-    with pytest.raises(BundleError, match="more than 100000 values"):
+    with pytest.raises(BundleError, match="more than 50000 values"):
         Bundle(bundle)

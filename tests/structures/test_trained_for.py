@@ -11,7 +11,7 @@ from ppose.commands.eval import evaluate_weights
 from ppose.deploy.bundle import Bundle
 from ppose.experiment import Experiment
 from ppose.export.write_bundle import export_bundle
-from ppose.inference.trained_for import KEY, TrainedFor, check_weights, size_in_name
+from ppose.structures.trained_for import KEY, TrainedFor, check_weights, size_in_name
 from ppose.weights.weight_file import WeightsError, read_metadata, read_safetensors, save_arrays
 
 CROPS = TrainedFor((192, 256), ("a", "b"), (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), drawn=False)
