@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _FLOAT16 = 10
 _NUMBERS = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _EXTERNAL = 1  # DataLocation
 _MAX_DEPTH = 8  # of graphs in operators
+_LONGEST_NAME = 255  # bytes of a file name
 _ADVICE = "copy or export the model again"
 
 
@@ -153,7 +155,8 @@ class _Reader:
         name = entries.get("location", "")
         folder = self.path.parent
         file = folder / name
-        if not name or Path(name).name != name or "\\" in name or "\0" in name:
+        plain = Path(name).name == name and not set(name) & set("\\\0")
+        if not plain or not 0 < len(os.fsencode(name)) <= _LONGEST_NAME:
             raise OperatorError(
                 f"refused: its weights are in {name[:100]!r}, expected a file in the same folder"
             )
