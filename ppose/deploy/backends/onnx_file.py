@@ -86,18 +86,27 @@ class _Reader:
         return OnnxInfo(frozenset(self.op_types), self.has_fp16, frozenset(self.weight_files))
 
     def _graph(self, graph: memoryview, depth: int) -> None:
-        """GraphProto: 1 node, 5 initializer, 15 sparse_initializer."""
+        """GraphProto: 1 node, 5 initializer, 15 sparse_initializer; NodeProto: 2 output;
+        TensorProto: 8 name."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"graphs in graphs, more than {_MAX_DEPTH} deep")
+        made: set[str] = set()
         for number, part in protobuf.fields(graph):
             if isinstance(part, int):
                 continue
+            names: list[str] = []
             if number == 1:
                 self._node(part, depth)
+                names = [str(name, "utf-8") for name in protobuf.messages(part, 2) if len(name)]
             elif number == 5:
                 self._tensor(part)
+                names = [protobuf.text(part, 8)]
             elif number == 15:
                 raise OperatorError("refused: it has sparse weights; export it with dense ones")
+            # OpenVINO takes them, and crashes in a later model of the process.
+            if twice := [name for name in names if name in made]:
+                raise ValueError(f"it makes {twice[0][:50]!r} twice")
+            made.update(names)
 
     def _node(self, node: memoryview, depth: int) -> None:
         """NodeProto: 4 op_type, 5 attribute, 7 domain; AttributeProto: 5 t, 6 g, 10 tensors,
