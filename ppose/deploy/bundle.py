@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -136,11 +136,22 @@ class Bundle:
             if codec.skeleton.mirror_is_guessed:
                 print(f"{path}: {codec.skeleton.about_mirror()}", file=sys.stderr)
 
+        if trained := self._trained_for:
+            size_wh = codec.size_wh if codec.uses_boxes else None
+            used = replace(trained, input_size=size_wh, joints=codec.skeleton.joint_names)
+            if wrong := trained.differences(used):
+                raise BundleError(
+                    f"{path}: its weights were trained for {'; '.join(wrong)}; export it again"
+                )
+
+    @property
+    def _trained_for(self) -> TrainedFor | None:
+        return TrainedFor.read(self.about["weights"].get(KEY))
+
     @property
     def caution(self) -> str | None:
         """What users of its weights have to know, if anything."""
-        trained = TrainedFor.read(self.about["weights"].get(KEY))
-        return trained.caution if trained else None
+        return self._trained_for.caution if self._trained_for else None
 
     @property
     def files(self) -> list[Path]:

@@ -1,6 +1,7 @@
 """What weights were trained for travels with them, and is checked where they are used."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 import ppose
 from ppose.commands.average import write_average
 from ppose.commands.eval import evaluate_weights
-from ppose.deploy.bundle import Bundle
+from ppose.deploy.bundle import Bundle, BundleError
 from ppose.experiment import Experiment
 from ppose.export.write_bundle import export_bundle
 from ppose.structures.trained_for import KEY, TrainedFor, check_weights, size_in_name
@@ -135,3 +136,27 @@ def test_what_ships_is_marked(name):
     experiment.load_weights()
     assert experiment.weights_trained_for.drawn
     assert Bundle(f"configs/weights/bundles/{name}").caution
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        (
+            "[nose, left_eye, right_eye,",
+            "[nose, right_eye, left_eye,",
+            "the joints nose, right_eye",
+        ),
+        (
+            "    input_size: [96, 128]\n    joints",
+            "    input_size: [192, 256]\n    joints",
+            "inputs of 192x256",
+        ),
+    ],
+)
+def test_a_bundle_of_weights_for_another_use_is_refused(tmp_path, old, new, named):
+    folder = shutil.copytree("configs/weights/bundles/quickstart", tmp_path / "bundle")
+    text = (folder / "pose.yml").read_text()
+    assert text.count(old) == 1
+    (folder / "pose.yml").write_text(text.replace(old, new, 1))
+    with pytest.raises(BundleError, match=f"its weights were trained for {named}"):
+        Bundle(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import mmap
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ _FLOAT16 = 10
 _NUMBERS = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _EXTERNAL = 1  # DataLocation
 _MAX_DEPTH = 8  # of graphs in operators
+_LONGEST_NAME = 255  # bytes of a file name
 _ADVICE = "copy or export the model again"
 
 
@@ -84,18 +86,27 @@ class _Reader:
         return OnnxInfo(frozenset(self.op_types), self.has_fp16, frozenset(self.weight_files))
 
     def _graph(self, graph: memoryview, depth: int) -> None:
-        """GraphProto: 1 node, 5 initializer, 15 sparse_initializer."""
+        """GraphProto: 1 node, 5 initializer, 15 sparse_initializer; NodeProto: 2 output;
+        TensorProto: 8 name."""
         if depth > _MAX_DEPTH:
             raise ValueError(f"graphs in graphs, more than {_MAX_DEPTH} deep")
+        made: set[str] = set()
         for number, part in protobuf.fields(graph):
             if isinstance(part, int):
                 continue
+            names: list[str] = []
             if number == 1:
                 self._node(part, depth)
+                names = [str(name, "utf-8") for name in protobuf.messages(part, 2) if len(name)]
             elif number == 5:
                 self._tensor(part)
+                names = [protobuf.text(part, 8)]
             elif number == 15:
                 raise OperatorError("refused: it has sparse weights; export it with dense ones")
+            # OpenVINO takes them, and crashes in a later model of the process.
+            if twice := [name for name in names if name in made]:
+                raise ValueError(f"it makes {twice[0][:50]!r} twice")
+            made.update(names)
 
     def _node(self, node: memoryview, depth: int) -> None:
         """NodeProto: 4 op_type, 5 attribute, 7 domain; AttributeProto: 5 t, 6 g, 10 tensors,
@@ -153,7 +164,8 @@ class _Reader:
         name = entries.get("location", "")
         folder = self.path.parent
         file = folder / name
-        if not name or Path(name).name != name or "\\" in name or "\0" in name:
+        plain = Path(name).name == name and not set(name) & set("\\\0")
+        if not plain or not 0 < len(os.fsencode(name)) <= _LONGEST_NAME:
             raise OperatorError(
                 f"refused: its weights are in {name[:100]!r}, expected a file in the same folder"
             )

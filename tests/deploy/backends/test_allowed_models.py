@@ -177,6 +177,8 @@ def _hidden(model):
         (lambda m: setattr(m.graph.node[4], "op_type", "EPContext"), "the operator 'EPContext'"),
         (_loop, "the operator 'Loop'"),
         (_hidden, "the operator 'com.microsoft.Hidden'"),
+        (lambda m: m.graph.initializer.append(m.graph.initializer[1]), "it makes 'kernel' twice"),
+        (lambda m: m.graph.node.append(m.graph.node[4]), "it makes 'high' twice"),
         (lambda m: m.functions.add(name="f", domain="f"), "it has functions"),
         (lambda m: m.graph.initializer[1].dims.append(2), "weights of shape [4, 3, 3, 3, 2] with"),
         (lambda m: m.graph.initializer[1].dims.append(-1), "weights of shape [4, 3, 3, 3, -1]"),
