@@ -25,6 +25,7 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"eXIf", b"IDAT", b"IEND")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ZLIB_RATIO = 1032  # the highest that deflate reaches
+_INFLATED_AT_ONCE = 1024  # bytes, which become at most 1 MB
 _UNCHECKED_BYTES = 500_000_000  # that may be inflated without having been counted
 _SIGNATURES = {
     **{b"\xff\xd8\xff": "JPEG", _PNG_SIGNATURE: "PNG", b"BM": "BMP"},
@@ -226,6 +227,9 @@ def _png_size(data: bytes) -> tuple[int, int]:
     length, kind, width, height = struct.unpack_from(">I4sII", data, len(_PNG_SIGNATURE))
     if kind != b"IHDR" or length != 13:
         raise _damaged("this PNG does not start with its header")
+    bits, colour = data[24], data[25]
+    if colour not in _PNG_CHANNELS or bits not in (1, 2, 4, 8, 16):
+        raise _damaged(f"a PNG of {bits} bits and colour type {colour}")
     return width, height
 
 
@@ -242,16 +246,16 @@ def _png_pixels(data: bytes, header: ImageHeader) -> bytes:
 def _check_png_size(data: bytes, header: ImageHeader, pixels: list[memoryview]) -> None:
     """Raises DamagedImageError if more is compressed than the pixels of this size."""
     bits, colour = data[24], data[25]
-    row = (header.width * bits * _PNG_CHANNELS.get(colour, 4) + 7) // 8 + 1
+    row = (header.width * bits * _PNG_CHANNELS[colour] + 7) // 8 + 1
     # Interlacing adds the filter bytes and the rounding of up to 7 passes.
     left = row * header.height + 16 * header.height + 1024
     inflater = zlib.decompressobj()
     try:
         for part in pixels:
-            rest: bytes | memoryview = part
-            while rest and not inflater.eof and left >= 0:
-                left -= len(inflater.decompress(rest, 1 << 16))
-                rest = inflater.unconsumed_tail
+            for at in range(0, len(part), _INFLATED_AT_ONCE):
+                left -= len(inflater.decompress(part[at : at + _INFLATED_AT_ONCE]))
+                if inflater.eof or left < 0:
+                    break
     except zlib.error:
         return  # the decoder stops there, too
     if left < 0:

@@ -82,6 +82,7 @@ def _jpeg(rng: random.Random) -> bytes:
     frame = _segment(
         marker, struct.pack(">BHHB", rng.choice((8, 8, 8, 12)), *side, components) + listed
     )
+    exif = b"Exif\0\0" + _tiff(rng)[:5000]
     parts = [_segment(0xDB, bytes([0]) + bytes([1]) * 64)]
     for table in range(2):
         # Codes of one or two bits, for the values that run longest.
@@ -91,7 +92,7 @@ def _jpeg(rng: random.Random) -> bytes:
     if rng.random() < 0.3:
         parts.append(_segment(0xDD, struct.pack(">H", rng.choice((0, 1, 2, 65535)))))
     for _ in range(rng.choice((0, 0, 1, 20, 3000))):
-        contents = (b"", b"Exif\0\0" + _tiff(rng)[:5000], b"ICC_PROFILE\0\1\1", rng.randbytes(20))
+        contents = (b"", exif, b"ICC_PROFILE\0\1\1", rng.randbytes(20))
         parts.append(
             _segment(
                 rng.choice((0xE0, 0xE1, 0xE2, 0xFE, 0xEE)),
@@ -122,6 +123,7 @@ def _png(rng: random.Random) -> bytes:
         ">IIBBBBB", width, height, bits, colour, rng.choice((0, 0, 0, 1)), 0, rng.choice((0, 0, 1))
     )
     chunks = [png_chunk(b"IHDR", header)]
+    exif = b"Exif\0\0" + _tiff(rng)
     bomb = rng.choice((b"", zlib.compress(b"x"), _zeros(8), _zeros(600)))
     for _ in range(rng.choice((0, 1, 3, 10, 1000))):
         small = bomb if len(bomb) < 10_000 else b""
@@ -133,7 +135,7 @@ def _png(rng: random.Random) -> bytes:
                     png_chunk(b"iCCP", b"x\0\0" + small),
                     png_chunk(b"PLTE", rng.randbytes(rng.choice((3, 768, 4, 900)))),
                     png_chunk(b"tRNS", rng.randbytes(rng.choice((1, 2, 6, 256)))),
-                    png_chunk(b"eXIf", _tiff(rng)[:3000]),
+                    png_chunk(b"eXIf", exif[6:3000]),
                     png_chunk(b"acTL", struct.pack(">II", rng.choice(_NUMBERS), 0)),
                     png_chunk(
                         b"fcTL",
@@ -170,6 +172,7 @@ def _webp(rng: random.Random) -> bytes:
     lengths = [rng.choice((0, 1, 39, 255, 16383, 2**24 - 1)) for _ in range(2)]
     sides = b"".join(length.to_bytes(3, "little") for length in lengths)
     parts = []
+    exif = b"Exif\0\0" + _tiff(rng)
     if rng.random() < 0.8:
         parts.append(_riff(b"VP8X", bytes([rng.choice((0, 2, 8, 0x10, 0x3E)), 0, 0, 0]) + sides))
     for _ in range(rng.choice((1, 1, 2, 50, 500))):
@@ -179,7 +182,7 @@ def _webp(rng: random.Random) -> bytes:
             _riff(b"ANIM", bytes(4) + struct.pack("<H", 0)),
             _riff(b"ANMF", frame),
             _riff(b"ALPH", bytes([rng.randrange(64)]) + rng.randbytes(20)),
-            _riff(b"EXIF", _tiff(rng)[:3000]),
+            _riff(b"EXIF", exif[6:3000]),
             _riff(b"ICCP", rng.randbytes(30)),
             _riff(b"VP8L", b"\x2f" + rng.randbytes(60)),
             _riff(b"VP8 ", rng.randbytes(3) + b"\x9d\x01\x2a" + rng.randbytes(60)),
