@@ -105,6 +105,10 @@ class _Response(http.client.HTTPResponse):
         self._meter = _Metered(sock)
         self.fp = io.BufferedReader(self._meter)
 
+    def read(self, amt: int | None = None) -> bytes:
+        """Nothing: only redirects ask for a whole body, to drop it, and it may be of any size."""
+        return b""
+
     def read1(self, n: int = -1) -> bytes:
         content = super().read1(n)
         self._meter.got_body(len(content))

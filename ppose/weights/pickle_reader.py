@@ -72,9 +72,11 @@ class PickleReader:
         self._stack: list[Any] = []
         self._memo: dict[int, Any] = {}
         try:
-            while (code := self._bytes(1)) != b".":
+            while (code := self._file.read(1)) != b".":
                 self.spend(1)
                 step = _OPCODES.get(code)
+                if step is None and not code:
+                    raise DamagedPickleError("it ends too early")
                 if step is None:
                     raise RefusedPickleError(
                         f"has the opcode {code!r}, which files of arrays do not need"

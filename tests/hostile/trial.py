@@ -21,7 +21,7 @@ def _read(path: Path) -> object:
         case "clear error":
             raise PposeError("a clear error")
         case "unclear error":
-            raise PposeError("\x1b[31m")
+            raise PposeError("")
         case "traceback":
             return {}["nothing"]
         case "crash":

@@ -238,7 +238,11 @@ HOSTILE = {
     "to itself": ([(to("/a.bin"), 1)], "302"),
     "endless redirect": (
         [(head("302 Found", "Location: /b", "Transfer-Encoding: chunked"), 1), (CHUNK, -1)],
-        "without end",
+        "302",
+    ),
+    "huge redirect": (
+        [(head("302 Found", "Location: /b", f"Content-Length: {10**15}"), 1)],
+        "302",
     ),
     "silence": ([], "timed out"),
 }
