@@ -1,4 +1,4 @@
-# make quickstart | quickstart-bottomup | board | test | check | wheel | docs | install | clean; PYTHON=python3.12 and GPU=cu126 are options.
+# make quickstart | quickstart-bottomup | board | test | check | wheel | docs | install | lock | clean; PYTHON=python3.12, GPU=cu126 and LOCKED=1 are options.
 PYTHON ?= python3
 GPU ?= $(shell cat .venv/gpu 2>/dev/null)
 PADDLE_GPU = paddlepaddle-gpu==3.3.1 -i https://www.paddlepaddle.org.cn/packages/stable/$(GPU)/
@@ -12,7 +12,7 @@ GROUPS := dataset/synthetic_group
 GROUPS_RUN := output/imhn_quickstart
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart quickstart-bottomup board test check wheel docs clean
+.PHONY: help install quickstart quickstart-bottomup board test check wheel docs lock clean
 
 help:
 	@echo "make quickstart   train, evaluate and draw on synthetic people, in minutes on a CPU"
@@ -24,10 +24,12 @@ help:
 	@echo "make wheel        build dist/ppose-*.whl"
 	@echo "make docs         the Python API as pages, into output/docs"
 	@echo "make install      only make .venv; GPU=cu126 takes Paddle's GPU build for CUDA 12.6"
+	@echo "                  LOCKED=1 takes the versions and hashes of requirements-lock.txt"
+	@echo "make lock         write the lock files anew, after a change of requirements"
 	@echo "make clean        remove .venv, output, dist and the synthetic data sets"
 
 # The build of Paddle is part of the name, so that asking for another one installs it.
-INSTALLED := .venv/installed-$(or $(GPU),cpu)
+INSTALLED := .venv/installed-$(or $(GPU),cpu)$(if $(LOCKED),-locked)
 
 install: $(INSTALLED)
 
@@ -37,14 +39,21 @@ $(INSTALLED): $(wildcard requirements*.txt) pyproject.toml
 		"Name another: make install PYTHON=python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo "installing into .venv; the packages are about 500 MB"
+ifneq ($(LOCKED),)
+	@$(BIN)/python -m pip install --quiet --no-deps --require-hashes --only-binary :all: \
+		-r requirements-lock.txt
+	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+else
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
 	@$(BIN)/python -m pip install --quiet -e ".[train,serve,video,docs,dev]"
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.txt
+endif
 ifneq ($(GPU),)
 	@$(BIN)/python -m pip uninstall --quiet --yes paddlepaddle
 	@$(BIN)/python -m pip install --quiet $(PADDLE_GPU)
 	@echo $(GPU) > .venv/gpu
 endif
+	@rm -f .venv/installed-*
 	@touch $@
 
 # A run that was stopped goes on; one that is complete is kept.
@@ -103,6 +112,20 @@ docs: install
 	PDOC_ALLOW_EXEC=1 $(BIN)/pdoc -o output/docs ppose.api ppose.experiment ppose.evaluation \
 		ppose.losses $(ROOMS) '!ppose.convert.reference' \
 		'!ppose.deploy.backends.(onnxruntime|openvino|paddle.*)'
+
+# For Python 3.11 on Linux, x86-64; requirements-serve-lock.txt is what an image of the service needs.
+COMPILE = $(BIN)/uv pip compile --quiet --no-annotate --no-header --generate-hashes \
+	--python-version 3.11 --python-platform x86_64-unknown-linux-gnu --only-binary :all:
+LOCKS := requirements-lock.txt requirements-serve-lock.txt
+BUILD_REQUIRES := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+lock: install
+	rm -f $(LOCKS)
+	$(BIN)/python -c '$(BUILD_REQUIRES)' | $(COMPILE) -o requirements-lock.txt - \
+		$(filter-out requirements-convert.txt,$(filter-out $(LOCKS),$(wildcard requirements*.txt)))
+	$(COMPILE) -o requirements-serve-lock.txt -c requirements-lock.txt \
+		requirements-deploy.txt requirements-serve.txt
 
 clean:
 	rm -rf .venv output dist dataset/synthetic* build *.egg-info .pytest_cache .ruff_cache \

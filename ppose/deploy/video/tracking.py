@@ -8,6 +8,7 @@ import numpy as np
 
 from ppose.metrics.oks import oks
 from ppose.structures import Poses
+from ppose.structures.geometry import iou
 
 UNTRACKED = -1
 
@@ -272,7 +273,8 @@ class Tracker:
             poses.skeleton.sigmas,
             both.reshape(-1, joints),
         )
-        return (iou(boxes, poses.boxes_xywh, scales) + similarity.reshape(areas.shape)) / 2
+        overlap = iou(boxes[:, None], poses.boxes_xywh, scales[:, None])
+        return (overlap + similarity.reshape(areas.shape)) / 2
 
     def _update_tracks(
         self, tracks: _Tracks, poses: Poses, track_rows: np.ndarray, person: np.ndarray, time: float
@@ -339,25 +341,6 @@ class Tracker:
         ids[rows[order]] = self._next_id + np.arange(len(order))
         self._next_id += len(order)
         return replace(tracks, ids=ids)
-
-
-def iou(boxes_a: np.ndarray, boxes_b: np.ndarray, scales: np.ndarray | float = 1.0) -> np.ndarray:
-    """(P, Q) intersection over union of boxes x, y, width, height; 0 for boxes without area.
-
-    Args:
-        boxes_a: (P, 4).
-        boxes_b: (Q, 4).
-        scales: (P,) factors by which both boxes of a pair are enlarged about their centres.
-    """
-    scales = np.broadcast_to(scales, len(boxes_a))[:, None, None]
-    corners = []
-    for boxes in (boxes_a[:, None], boxes_b[None]):
-        center, half = boxes[..., :2] + boxes[..., 2:] / 2, scales * boxes[..., 2:] / 2
-        corners.append((center - half, center + half))
-    (low_a, high_a), (low_b, high_b) = corners
-    intersection = np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0).prod(-1)
-    union = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def assign(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

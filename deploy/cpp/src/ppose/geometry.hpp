@@ -32,8 +32,8 @@ Affine resizing(double factor);
 /// (size - 1) / 2 and measure distances between pixel centres (Huang et al., CVPR 2020).
 Affine box_to_input(const Box& box, Size size, double padding, bool udp);
 
-/// Transforms an image (8UC3) by `matrix`, bilinear, with grey `border` outside. As exact as
-/// cv::warpAffine in OpenCV 5; older versions round positions to 1/32 pixel.
+/// Transforms an image (8UC3) by `matrix`, bilinear, with grey `border` outside. The pixels are those
+/// of cv::warpAffine in OpenCV 5; older versions round positions to 1/32 pixel.
 cv::Mat warp(const cv::Mat& image, const Affine& matrix, Size size, int border);
 
 /// Resamples `maps` and adds them to `total`; `to_maps` transforms cells of `total` to cells of
