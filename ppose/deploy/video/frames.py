@@ -48,6 +48,9 @@ END, CUT_SHORT, LOST, CLOSED = "end", "cut short", "lost", "closed"
 class VideoError(PposeError, ValueError):
     """A video that cannot be read or written; the message has the reason and a fix."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="")
+
 
 @dataclass(frozen=True)
 class Frame:
