@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ppose.utils.errors import PposeError
+from ppose.utils.printable import printable
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 MAX_PIXELS = 2**27  # 134 million: 400 MB as RGB
@@ -41,6 +42,9 @@ _OTHER_FRAMES = (0xC3, *range(0xC5, 0xC8), *range(0xC9, 0xCC), *range(0xCD, 0xD0
 
 class ImageError(PposeError, ValueError):
     """An image that cannot be used; the message has the reason and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="")
 
 
 class ImageFormatError(ImageError):

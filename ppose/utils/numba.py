@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -32,6 +33,16 @@ def compiled(function: Callable | None = None, **options: Any) -> Any:
         function.py_func = function  # type: ignore[attr-defined]
         return function
     try:
-        return numba.njit(cache=True, **options)(function)
+        fast = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no directory for the cache is writable
         return numba.njit(**options)(function)
+    # On a full disk the function is compiled again next time.
+    cache = fast._cache
+    save = cache.save_overload
+
+    def save_if_there_is_room(*arguments: Any) -> None:
+        with suppress(OSError):
+            save(*arguments)
+
+    cache.save_overload = save_if_there_is_room
+    return fast

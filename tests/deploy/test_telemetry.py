@@ -57,7 +57,7 @@ def test_inference_contacts_nobody_and_leaves_the_home_folder_alone(bottom_up_bu
     )
     assert contacts == []
     choice = ".cache/ppose/backends.json"
-    assert files == [choice]
+    assert choice in files and all(name.startswith(".cache/ppose/") for name in files)
     measured = list(json.loads((tmp_path / "home" / choice).read_text())["choices"].values())
     assert measured[0]["ms"].keys() == set(BACKENDS)
 

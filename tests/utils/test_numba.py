@@ -1,6 +1,11 @@
 """`compiled` with and without Numba."""
 
+import os
+import subprocess
+import sys
+
 import pytest
+from conftest import ROOT
 
 from ppose.utils import numba as module
 from ppose.utils.numba import compiled
@@ -42,3 +47,19 @@ def test_a_function_is_compiled_without_cache_if_none_is_writable(monkeypatch):
 
     monkeypatch.setattr(numba, "njit", without_cache)
     assert compiled(triangle)(100) == triangle(100)
+
+
+def test_a_full_disk_costs_the_cache_alone(tmp_path):
+    pytest.importorskip("numba")
+    (tmp_path / "sums.py").write_text(
+        "from ppose.utils.numba import compiled\n\n@compiled\ndef double(n):\n    return 2 * n\n"
+    )
+    code = (
+        "import resource\nfrom sums import double\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50, 50))\nprint(double(4))"
+    )
+    env = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert done.stdout == "8\n", done.stderr

@@ -33,14 +33,23 @@ _DEFAULT_FPS = 30.0
 _MIN_SHARE = 0.95
 # The codec with which FFmpeg opens text files.
 _TEXT_FOURCC = cv2.VideoWriter.fourcc(*"ansi")
+_MAX_PIXELS = 8192 * 4320  # of a frame: 8K
+_MAX_BATCH_BYTES = 2**27  # of the frames of a batch
+# Uncompressed BGR, and its codes. OpenCV 5.0 writes outside its memory if rows go upwards.
+_BGR24 = cv2.VideoWriter.fourcc(*"BGR\x18")
+_RAW = {0, _BGR24, *(cv2.VideoWriter.fourcc(*code) for code in ("DIB ", "RGB ", "raw ", "RAW "))}
 _POLL_SECONDS = 0.1
-_CLOSE_TIMEOUT = 1.0
+# A file's frame is decoded by then; a process that ends before would be aborted.
+_CLOSE_TIMEOUT, _CLOSE_FILE_TIMEOUT = 1.0, 30.0
 
 END, CUT_SHORT, LOST, CLOSED = "end", "cut short", "lost", "closed"
 
 
 class VideoError(PposeError, ValueError):
     """A video that cannot be read or written; the message has the reason and a fix."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), keep="")
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,8 @@ class FrameReader:
 
     Args:
         source: file, URL (rtsp, http, …) or camera number.
-        batch_size: frames per batch. The queue holds one batch of a live source, two of a file.
+        batch_size: frames per batch, fewer if they are very large. The queue holds one batch of a
+            live source, two of a file.
         retries: consecutive attempts to reopen a live source.
         first_wait: seconds before the first attempt.
         longest_wait: maximum seconds between attempts.
@@ -76,6 +86,7 @@ class FrameReader:
         timer: receives the time of the stage "reading".
 
     Attributes:
+        batch_size: frames per batch.
         name: of the source, for file names; without folder and password.
         title: of the source, for messages; without password.
         file: the path, if the source is a file.
@@ -91,7 +102,7 @@ class FrameReader:
             `close`.
 
     Raises:
-        VideoError: no such source, or no frame can be read from it.
+        VideoError: no such source, no frame can be read from it, or frames are larger than 8K.
     """
 
     def __init__(
@@ -111,7 +122,6 @@ class FrameReader:
                 f"longest_wait and timeout > 0, found {batch_size}, {retries}, {first_wait}, "
                 f"{longest_wait} and {timeout}"
             )
-        self.batch_size = batch_size
         self.retries = retries
         self.first_wait = first_wait
         self.longest_wait = longest_wait
@@ -122,6 +132,7 @@ class FrameReader:
         self.file = self._source if isinstance(self._source, Path) else None
 
         self._capture = self._open_capture()
+        self._check_format()
         image = self._read_image()
         if image is None:
             raise VideoError(self._read_error())
@@ -131,6 +142,7 @@ class FrameReader:
         self.frames = int(count) if 0 < count < 1e9 else None
         self.live = self.file is None and self.frames is None
         self.size_wh = (image.shape[1], image.shape[0])
+        self.batch_size = max(min(batch_size, _MAX_BATCH_BYTES // image.nbytes), 1)
         self.read = self.dropped = self.reconnects = 0
         self.ending: str | None = None
 
@@ -156,7 +168,7 @@ class FrameReader:
         with self._changed:
             self._changed.notify_all()
         # A blocked read ends by its own timeout.
-        self._thread.join(_CLOSE_TIMEOUT)
+        self._thread.join(_CLOSE_TIMEOUT if self.live else _CLOSE_FILE_TIMEOUT)
 
     def batches(self, stopped: Callable[[], bool] = lambda: False) -> Iterator[list[Frame]]:
         """Batches of frames in order: `batch_size` frames of a file, new frames of a live source.
@@ -243,7 +255,7 @@ class FrameReader:
                 return None
             if not given or image is None or image.size == 0:
                 return None
-            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, image)
 
     def _timestamp(self) -> float:
         """Timestamp of the last frame in seconds; the frame number without timestamps."""
@@ -287,6 +299,25 @@ class FrameReader:
         if self.file and capture.get(cv2.CAP_PROP_FOURCC) == _TEXT_FOURCC:
             capture.release()
         return capture
+
+    def _check_format(self) -> None:
+        """Refuses, before the first frame is decoded, what would take gigabytes or crash."""
+        sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
+        width, height = (int(self._capture.get(side)) for side in sides)
+        if width * height > _MAX_PIXELS:
+            self._capture.release()
+            raise VideoError(
+                f"{self.title}: frames of {width}x{height} pixels, more than 8K; scale it down"
+            )
+        raw = self._capture.get(cv2.CAP_PROP_FOURCC) in _RAW
+        if raw and self._capture.get(cv2.CAP_PROP_CODEC_PIXEL_FORMAT) == _BGR24:
+            if self.file and _goes_downwards(self.file):
+                return
+            self._capture.release()
+            raise VideoError(
+                f"{self.title}: uncompressed BGR with rows from bottom to top, which OpenCV cannot "
+                "read; convert it without loss: ffmpeg -i INPUT -c:v ffv1 OUTPUT.mkv"
+            )
 
     def _read_error(self) -> str:
         if isinstance(self._source, int):
@@ -353,6 +384,15 @@ def _resolve_source(source: str | Path | int) -> str | Path | int:
     except OSError as error:
         raise VideoError(f"{path}: cannot be read: {error.strerror}") from None
     return path.absolute()
+
+
+def _goes_downwards(path: Path) -> bool:
+    """Whether the first rows of an uncompressed AVI are the upper ones: its height is negative."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+    at = head.find(b"strf")
+    height = head[at + 16 : at + 20]
+    return head[:4] == b"RIFF" and at >= 0 and int.from_bytes(height, "little", signed=True) < 0
 
 
 def _first_bytes(path: Path) -> bytes:

@@ -115,7 +115,8 @@ def run_video(
         output_dir: created if it does not exist.
         tracker: None for no track ids.
         smoother: smooths keypoints, requires a tracker; None for no smoothing.
-        batch_size: frames per call of `estimate`; for a live source the maximum.
+        batch_size: frames per call of `estimate`; for a live source and very large frames the
+            maximum.
         draw_threshold: joints with lower scores are not drawn; the JSON contains all joints.
         save_video: write NAME.mp4.
         show: show the drawn frames in a window; q, Esc or closing it ends the run.
@@ -154,7 +155,7 @@ def run_video(
             results = estimate([frame.image for frame in frames])
             for frame, poses in zip(frames, results, strict=True):
                 outputs.add(frame, _track(frame, poses, scenes, tracker, smoother, timer))
-            outputs.finish_drawing(2 * batch_size)
+            outputs.finish_drawing(2 * reader.batch_size)
             bar.update(len(frames))
         outputs.finish_drawing()
         outputs.ending = (

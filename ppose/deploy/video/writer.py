@@ -29,6 +29,7 @@ _KEYFRAME_SECONDS = 2.0  # what a killed process loses at most
 _ENCODERS = ("libx264", "libopenh264", "h264")
 # The file grows by fragments that play without an index; the index is added at the end.
 _GROWING = {"movflags": "hybrid_fragmented+frag_keyframe+empty_moov+default_base_moof"}
+_LOOK_AHEAD_PIXELS = 4096 * 2304  # above 4K the frames that x264 keeps take gigabytes
 _BT601 = 6  # the matrix by which FFmpeg turns RGB to YUV (ITU-T H.273)
 _PLAYABLE_SOUND = {"aac", "mp3", "opus"}  # that browsers play in an MP4; others become AAC
 _SOUND_RATE = 48_000
@@ -95,7 +96,7 @@ class VideoWriter(ABC):
         if right or bottom:
             image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
         self._add(image, self._written / self._fps if self._live else time)
-        self._last = image
+        self._last = image if self._live else None
 
     def _add(self, image: np.ndarray, time: float) -> None:
         self._write(image, time)
@@ -177,6 +178,8 @@ class _AvWriter(VideoWriter):
             try:
                 av.Codec(name, "w")
                 options = {"preset": "veryfast"} if name == "libx264" else {}
+                if options and np.prod(self._size_wh) > _LOOK_AHEAD_PIXELS:
+                    options["tune"] = "zerolatency"
                 rate = Fraction(self._fps).limit_denominator(1001)
                 stream = self._output.add_stream(name, rate=rate, options=options)
             except (av.FFmpegError, ValueError) as error:
@@ -288,6 +291,10 @@ class _Sound:
     def __init__(self, file: Any, source: Any, output: Any):
         self._file, self._source, self._output = file, source, output
         track = source.streams.audio[0]
+        try:
+            track.codec  # noqa: B018  PyAV has none for a codec that FFmpeg does not know
+        except AttributeError:
+            raise ValueError("its codec is unknown") from None
         self._copied = track.codec.canonical_name in _PLAYABLE_SOUND
         if self._copied:
             self._stream = output.add_stream_from_template(track)

@@ -630,3 +630,41 @@ def test_invalid_addresses(address):
     with pytest.raises(VideoError, match=r"^(rtsp|http|file)://…: not a valid address") as raised:
         frames_module.FrameReader(address)
     assert "secret" not in str(raised.value)
+
+
+def uncompressed(path, height, count=5):
+    """An AVI of 24 bits a pixel; a positive height means rows from bottom to top."""
+
+    def chunk(name, content):
+        return struct.pack("<4sI", name, len(content)) + content
+
+    size_wh = (48, abs(height))
+    main = struct.pack("<14I", 40000, 0, 0, 16, count, 0, 1, 0, *size_wh, 0, 0, 0, 0)
+    head = struct.pack("<4s4x12x5I12x4H", b"vids", 1, 25, 0, count, 0, 0, 0, *size_wh)
+    form = struct.pack("<IiiHH24x", 40, 48, height, 1, 24)
+    stream = chunk(b"LIST", b"strl" + chunk(b"strh", head) + chunk(b"strf", form))
+    frames = chunk(b"00db", frame_image(0, size_wh).tobytes()) * count
+    content = chunk(b"LIST", b"hdrl" + chunk(b"avih", main) + stream)
+    path.write_bytes(chunk(b"RIFF", b"AVI " + content + chunk(b"LIST", b"movi" + frames)))
+    return path
+
+
+def test_uncompressed_video(tmp_path):
+    """With the rows from bottom to top OpenCV damages the memory of the process."""
+    with FrameReader(uncompressed(tmp_path / "down.avi", -32)) as reader:
+        assert sum(map(len, reader.batches())) == 5
+    with pytest.raises(VideoError, match="rows from bottom to top.*: ffmpeg -i INPUT -c:v ffv1"):
+        FrameReader(uncompressed(tmp_path / "up.avi", 32))
+
+
+def test_frames_larger_than_8k_are_refused_before_they_are_decoded(tmp_path):
+    path = tmp_path / "large.mp4"
+    path.write_bytes(cv2.imencode(".png", np.zeros((9000, 9000), np.uint8))[1].tobytes())
+    with pytest.raises(VideoError, match="frames of 9000x9000 pixels, more than 8K"):
+        FrameReader(path)
+
+
+def test_batches_of_large_frames_are_small(tmp_path):
+    path = write_clip(tmp_path / "large.avi", 4, (4000, 4000), codec="MJPG")
+    with FrameReader(path, batch_size=8) as reader:
+        assert [len(batch) for batch in reader.batches()] == [2, 2]
