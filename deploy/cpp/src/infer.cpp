@@ -116,7 +116,7 @@ void infer(const Arguments& arguments) {
     try {
       image = ppose::read_image(file);
     } catch (const ppose::Error& error) {
-      std::cerr << "left out: " << error.what() << "\n";
+      std::cerr << "left out: " << ppose::one_line(error.what()) << "\n";
       continue;
     }
     std::optional<ppose::GivenBoxes> given;
@@ -145,12 +145,12 @@ int main(int count, char** words) {
     infer(parsed(given));
     return 0;
   } catch (const UsageError& error) {
-    std::cerr << "error: " << error.what() << "\n" << kUsage;
+    std::cerr << "error: " << ppose::one_line(error.what()) << "\n" << kUsage;
     return 2;
   } catch (const std::bad_alloc&) {
     std::cerr << "error: out of memory\n";
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    std::cerr << "error: " << ppose::one_line(error.what()) << "\n";
   }
   return 1;
 }
