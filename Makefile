@@ -45,7 +45,7 @@ ifneq ($(LOCKED),)
 	@$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 else
 	@$(BIN)/python -m pip install --quiet --upgrade "pip>=24"
-	@$(BIN)/python -m pip install --quiet -e ".[train,serve,docs,dev]"
+	@$(BIN)/python -m pip install --quiet -e ".[train,serve,video,docs,dev]"
 	@$(BIN)/python -m pip install --quiet --no-deps -r requirements-nodeps.txt
 endif
 ifneq ($(GPU),)

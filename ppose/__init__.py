@@ -21,8 +21,9 @@ warnings.filterwarnings("ignore", message="When training, we now always track gl
 
 cpu.prepare()
 telemetry.decline()
-# A small file may claim gigabytes of pixels; Pillow's limit, for OpenCV, which reads this once.
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(178_956_970))
+# A small file may claim gigabytes of pixels; OpenCV reads this once. `data.image_header` limits
+# what ppose reads itself.
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))
 
 __all__ = ["__version__", "load"]
 

@@ -19,6 +19,8 @@ from ppose.utils import distributed
 from ppose.utils.log import log
 from ppose.utils.progress import progress
 
+_FEWEST_CELLS = 16  # on a side of the heat maps; published networks have 24 or more
+
 
 def evaluate(
     estimator: PoseModel, dataset: CocoDataset, metric: CocoMetric, *, quiet: bool = False
@@ -38,7 +40,7 @@ def evaluate(
     Raises:
         DataError: none of the images could be read.
     """
-    metric.reset(dataset.category_id)
+    metric.reset(tuple(dataset.categories))
     rank, devices = paddle.distributed.get_rank(), paddle.distributed.get_world_size()
     all_requests = list(build_requests(dataset, estimator.uses_boxes))
     requests = all_requests[rank::devices]
@@ -60,7 +62,22 @@ def evaluate(
         metric.update(poses)
     unread = {r.image_id for r in all_requests} - {poses.image_id for poses in found}
     scores = metric.compute(_exclude_images(dataset.ground_truth(), unread))
+    if scores.are_zero:
+        scores = replace(scores, notes=(*scores.notes, *_input_notes(estimator)))
     return replace(scores, left_out=len(unread))
+
+
+def _input_notes(estimator: PoseModel) -> list[str]:
+    """Whether the input of a top-down network may be the cause of scores of 0."""
+    size_wh = getattr(estimator.crop, "size_wh", None)
+    stride = estimator.codec.stride
+    if size_wh is None or min(size_wh) // stride >= _FEWEST_CELLS:
+        return []
+    width, height = size_wh
+    return [
+        f"the input is {width}x{height}, so the heat maps have {width // stride}x"
+        f"{height // stride} cells; networks for people have 24x32 or more (input_size)"
+    ]
 
 
 def build_requests(dataset: CocoDataset, with_boxes: bool = True) -> Iterator[Request]:
@@ -76,6 +93,7 @@ def build_requests(dataset: CocoDataset, with_boxes: bool = True) -> Iterator[Re
                 box_source=dataset.box_source,
                 image_id=record.image_id,
                 size_wh=record.size_wh,
+                category_ids=dataset.category_ids[people],
             )
 
 

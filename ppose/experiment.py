@@ -45,6 +45,7 @@ from ppose.optim.schedules import Schedule
 from ppose.optim.swa import SWA
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.files import atomic_write
+from ppose.utils.log import log
 from ppose.weights.loading import load_weights, weights_metadata
 from ppose.weights.weight_file import WeightsError
 
@@ -191,6 +192,8 @@ class Experiment(Config):
             made = build(self.config[key], hints[key], key)
             if key == "model" and self.quantize:
                 made = self.quantize.apply(made)
+            if key == "skeleton" and made.mirror_is_guessed:
+                log.info("%s", made.about_mirror())
             self.__dict__[key] = made
             return made
 
@@ -210,10 +213,17 @@ class Experiment(Config):
                     f"{key}: {type(part).__name__} is {kinds[part.uses_boxes]}, but the codec "
                     f"{type(codec).__name__} is {kinds[codec.uses_boxes]}"
                 )
-        if codec.skeleton.joint_names != self.skeleton.joint_names:
+        self._check_joints("codec", codec.skeleton)
+
+    def _check_joints(self, key: str, skeleton: Skeleton) -> None:
+        """A part of the network's ends has the joints of the config's skeleton."""
+        if skeleton.joints != self.skeleton.joints:
+            own = self.skeleton
+            same = skeleton.joint_names == own.joint_names
             raise ConfigError(
-                f"codec: its joints are those of '{codec.skeleton.name}', but the skeleton is "
-                f"'{self.skeleton.name}'"
+                f"{key}: its {'sigmas, mirrors or parts' if same else 'joints'} are those of "
+                f"'{skeleton.name}', but the skeleton is '{own.name}'; write "
+                "skeleton: ${skeleton}"
             )
 
     def _check_maps(self) -> None:
@@ -266,6 +276,7 @@ class Experiment(Config):
             if key not in ("train_dataset", "val_dataset"):
                 getattr(self, key)
         self._check_train_dataset()
+        self._check_sides()
         check_order(self.train_transforms)
         for i, transform in enumerate(self.train_transforms):
             size_wh = getattr(transform, "size_wh", self.codec.size_wh)
@@ -308,10 +319,21 @@ class Experiment(Config):
                 f"CocoMultiPerson, found {kind}"
             )
 
+    def _check_sides(self) -> None:
+        """Transforms have the joints of the config's skeleton, whose sides are known."""
+        for i, transform in enumerate(self.train_transforms):
+            if transform.skeleton:
+                self._check_joints(f"train_transforms.{i}", transform.skeleton)
+        try:
+            self.skeleton.check_sides()
+        except ValueError as error:
+            raise ConfigError(f"skeleton: {error}") from None
+
     def training_set(self, augmented: bool = True) -> TrainingSet:
         """Samples of the training data with their targets, as they train or as they are."""
         self.check_fit()
         self._check_train_dataset()
+        self._check_sides()
         transforms = [t for t in self.train_transforms if augmented or not t.augments]
         return TrainingSet(self.train_dataset, transforms, self.codec, self.seed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -124,3 +125,50 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             pass
 
     return Handler
+
+
+# Steps of a reply: bytes as Latin-1 text, and how often they are sent; -1 for without end.
+Reply = list[tuple[str, int]]
+
+
+@contextmanager
+def answering(replies: list[Reply]) -> Iterator[str]:
+    """The URL of a server that sends these bytes, one reply for each connection, the last one again
+    and again; a reply without steps sends nothing until the client leaves."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    stopping = threading.Event()
+
+    def serve() -> None:
+        count = 0
+        while True:
+            connection, _ = listener.accept()
+            if stopping.is_set():
+                connection.close()
+                return
+            reply = replies[min(count, len(replies) - 1)]
+            count += 1
+            threading.Thread(
+                target=_answer, args=(connection, reply, stopping), daemon=True
+            ).start()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        stopping.set()
+        with socket.create_connection(listener.getsockname()):
+            thread.join()
+        listener.close()
+
+
+def _answer(connection: socket.socket, reply: Reply, stopping: threading.Event) -> None:
+    with connection, suppress(OSError):
+        connection.recv(1 << 16)
+        for text, times in reply:
+            content, done = text.encode("latin1"), 0
+            while done != times and not stopping.is_set():
+                connection.sendall(content)
+                done += 1
+        while not reply and connection.recv(1 << 16):
+            pass

@@ -63,9 +63,11 @@ class FakeNetwork:
 
 
 @contextmanager
-def served(estimate, skeleton=COCO17, **limits) -> Iterator[httpx.Client]:
+def served(estimate, skeleton=COCO17, allowed_hosts=("*",), **limits) -> Iterator[httpx.Client]:
     """A client of a running service, with attributes `app` and `running` (the server)."""
-    app = make_app(estimate, skeleton=skeleton, limits=Limits(**limits))
+    app = make_app(
+        estimate, skeleton=skeleton, limits=Limits(**limits), allowed_hosts=allowed_hosts
+    )
     with server.listen("127.0.0.1", 0) as bound:
         running = server.Server(server.uvicorn_config(app))
         thread = threading.Thread(target=running.run, args=([bound],))

@@ -1,5 +1,7 @@
 """Shipped configs: each builds, runs forward, and trains all of its parameters."""
 
+import json
+
 import numpy as np
 import paddle
 import pytest
@@ -10,6 +12,7 @@ from ppose.config import ConfigError, dump_config, load_config
 from ppose.data.loader import TrainingSet
 from ppose.experiment import Experiment
 from ppose.optim.batch_norm import reestimate_batch_norm
+from ppose.structures.skeleton import COCO17
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yml"))
 
@@ -112,6 +115,62 @@ def test_parts_that_do_not_fit_are_errors(overrides, message):
     run = Experiment.from_file(ROOT / "configs" / "quickstart.yml", overrides)
     with pytest.raises(ConfigError, match=message):
         run.estimator()
+
+
+def with_joints(**changes):
+    """COCO's joints with changes, as an override of the config's skeleton."""
+    joints = [j | changes.get(j["name"], {}) for j in COCO17.node()["joints"]]
+    return "skeleton=" + json.dumps({"name": "mine", "joints": joints, "limbs": []})
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_side_that_is_missing_is_an_error_before_training(flips):
+    """Read before the data, which does not exist."""
+    change = with_joints(left_ear={"mirror": None}, right_ear={"mirror": None})
+    run = Experiment.from_file("hrnet_w32_256x192", [change, f"flip_test={flips}".lower()])
+    if not flips:
+        del run.config["train_transforms"][4]
+    with pytest.raises(ConfigError, match="write {name: left_ear, sigma: 0.035, mirror: right_ear"):
+        run.training_set()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["skeleton={name: x, joints: [{name: a, sigma: 1}], limbs: []}"],
+            "flip_test: .*'x' has no",
+        ),
+        (
+            ["train_transforms.4.skeleton={name: x, joints: [{name: a, sigma: 1}], limbs: []}"],
+            "train_transforms.4: .* no mirror pairs",
+        ),
+        (
+            [f"train_transforms.4.{with_joints(left_ear={'sigma': 1})}"],
+            r"train_transforms.4: its sigmas, .* 'mine', but .* 'coco17'; write .*\${skeleton}",
+        ),
+        (
+            ["codec.skeleton={name: x, joints: [{name: a, sigma: 1}], limbs: []}"],
+            "codec: its joints",
+        ),
+        (
+            [with_joints(**{name: {"part": "upper"} for name in COCO17.joint_names})],
+            "train_transforms.0: HalfBody: skeleton 'mine' has 0 joints with part: lower",
+        ),
+    ],
+)
+def test_skeletons_that_a_transform_cannot_use_are_errors(overrides, message):
+    run = Experiment.from_file("hrnet_w32_256x192", overrides)
+    with pytest.raises(ConfigError, match=message):
+        run.training_set()
+
+
+def test_pairs_found_in_names_are_printed_once(capsys):
+    change = with_joints(**{name: {"mirror": None} for name in COCO17.joint_names})
+    run = Experiment.from_file("quickstart", [change])
+    run.check_fit()
+    run.estimator()
+    assert capsys.readouterr().out.count("mirror pairs found in the names: left_eye/right_eye") == 1
 
 
 @pytest.mark.parametrize("key", ["epochs", "batch_size", "eval_every", "log_every"])

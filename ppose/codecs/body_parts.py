@@ -172,7 +172,8 @@ class BodyParts(Codec):
         return self._to_pixels(self.grouping.group(peaks, limbs, limb_index, len(cell)))
 
     def check_flip(self) -> None:
-        """Raises ValueError if a limb or a derived joint has no left-right counterpart."""
+        """Raises ValueError also if a limb or a derived joint has no left-right counterpart."""
+        super().check_flip()
         _ = self.parts.mirror_channels
 
     def flip_back(self, maps: np.ndarray) -> np.ndarray:

@@ -50,5 +50,6 @@ class Codec(ABC):
     def flip_back(self, maps: np.ndarray) -> np.ndarray:
         """Converts (N, channels, h, w) maps of a flipped input to maps of the original input."""
 
-    def check_flip(self) -> None:  # noqa: B027  most maps can be flipped
-        """Raises ValueError if the maps cannot be flipped."""
+    def check_flip(self) -> None:
+        """Raises ValueError if the maps cannot be flipped, or joints without swapping sides."""
+        self.skeleton.check_flip()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppose.config import nearest, register, renamed
-from ppose.structures.skeleton import COCO17, Skeleton
+from ppose.structures.skeleton import COCO17, Skeleton, named_limbs
 
 
 @register
@@ -35,13 +35,13 @@ class PartLayout:
         self,
         skeleton: Skeleton,
         joints: Sequence[str] | None = None,
-        limbs: Sequence[tuple[str, str]] | None = None,
+        limbs: Sequence[tuple[str | int, str | int]] | None = None,
         derived: Mapping[str, Sequence[str]] | None = None,
     ):
         self.skeleton = skeleton
         self.derived = {name: tuple(sources) for name, sources in (derived or {}).items()}
         self.joints = tuple(joints or (*skeleton.joint_names, *self.derived))
-        self.limbs = tuple((a, b) for a, b in (skeleton.limbs if limbs is None else limbs))
+        self.limbs = skeleton.limbs if limbs is None else named_limbs(limbs, self.joints)
         known = (*skeleton.joint_names, *self.derived)
         for name, sources in self.derived.items():
             if name in skeleton.joint_names or not sources:
@@ -138,7 +138,8 @@ class PartLayout:
 
     @cached_property
     def _mirror_joints(self) -> np.ndarray:
-        mirror = {joint.name: joint.mirror or joint.name for joint in self.skeleton.joints}
+        names = self.skeleton.joint_names
+        mirror = {name: names[i] for name, i in zip(names, self.skeleton.mirror_index, strict=True)}
         for name, sources in self.derived.items():
             image = {mirror[source] for source in sources}
             images = [n for n, of in self.derived.items() if set(of) == image]

@@ -25,12 +25,15 @@ SIGTERM or Ctrl-C: requests under way are finished, then it exits with 0."""
 LIMITS = {
     "max_bytes": "bytes of an image file; more is 413",
     "max_pixels": "pixels of an image, read from its header; more is 413",
-    "max_queue": "requests at once; more are 429. About images per second times the seconds that "
-    "a client is ready to wait",
+    "max_queue": "requests at once whose image has arrived; more are 429. About images per second "
+    "times the seconds that a client is ready to wait",
+    "max_uploads": "uploads at once, of which one address may have half; the slowest one ends for "
+    "another, or that is 429",
     "max_batch": "images per run of the network",
     "max_wait_ms": "milliseconds that an image waits for others to share a run",
     "timeout": "seconds for a request; then 503",
     "upload_timeout": "seconds in which an image has to arrive; then 408",
+    "decode_timeout": "seconds of processor time for decoding an image; then 413",
 }
 
 
@@ -44,6 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     address.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1; all: 0.0.0.0")
     address.add_argument(
         "--port", type=int, default=8000, help="default: 8000; 0 takes a free one and prints it"
+    )
+    address.add_argument(
+        "--allowed_hosts",
+        nargs="+",
+        metavar="NAME",
+        help="names under which clients reach the service, such as pose.example.com or "
+        "*.example.com; others are 400. Default: the names of this machine itself (localhost) if "
+        "--host is one, else all",
     )
     limits = parser.add_argument_group("limits")
     for field in fields(Limits):
@@ -61,14 +72,17 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     limits = Limits(**{field.name: getattr(args, field.name) for field in fields(Limits)})
     try:
         from ppose.deploy.service.app import make_app
+        from ppose.deploy.service.hosts import default_hosts
         from ppose.deploy.service.server import serve
     except ModuleNotFoundError as error:
         parser.error(f"{error}; the service needs: pip install 'ppose[serve]'")
 
     from ppose.deploy.pipeline import load_pipeline
 
+    allowed_hosts = args.allowed_hosts or default_hosts(args.host)
+
     pipeline = load_pipeline(args.model_dir, batch_size=max(8, limits.max_batch), **chosen)
     if pipeline.caution:
         print(pipeline.caution)
-    app = make_app(pipeline, skeleton=pipeline.skeleton, limits=limits)
+    app = make_app(pipeline, skeleton=pipeline.skeleton, limits=limits, allowed_hosts=allowed_hosts)
     serve(app, args.host, args.port)

@@ -12,13 +12,8 @@ from ppose.config.registry import (
     renamed,
     with_defaults,
 )
-from ppose.config.yaml_config import (
-    dump_config,
-    find_config,
-    load_config,
-    read_yaml,
-    shipped_configs,
-)
+from ppose.config.yaml_config import find_config, load_config, shipped_configs
+from ppose.config.yaml_text import dump_config, read_yaml
 
 __all__ = [
     "ConfigError",

@@ -177,11 +177,14 @@ def check(node: Any, expected: Any = object, path: str = "") -> None:
 def with_defaults(node: Any, expected: Any = object) -> Any:
     """A checked node with all defaults and with shipped names replaced by their content.
 
-    It describes the same object to a program that knows neither the defaults nor the names.
+    It describes the same object to a program that knows neither the defaults nor the names, nor
+    what an object finds out by itself (its `node()`).
     """
     expected, _ = bare(_choice(node, expected))
     if isinstance(node, dict) and _makes_object(node, expected):
         cls = _class_of(node, expected, "")
+        if hasattr(cls, "node"):
+            node = build(node, expected).node()
         hints = {name: hint for name, (hint, _) in _parameters(cls).items()}
         full = _defaults(cls) | {k: v for k, v in node.items() if k != "type"}
         kind = {"type": cls.__name__} if cls.__name__ in _CLASSES else {}
@@ -247,7 +250,7 @@ def _check_class(node: dict, expected: Any, path: str) -> None:
 def _check_name(node: Any, expected: type, path: str) -> None:
     """Validates a string in place of an object: the name of a shipped one."""
     if not (isinstance(node, str) and hasattr(expected, "named")):
-        raise _unexpected(path, expected, node)
+        raise _unexpected(path, expected, node, getattr(expected, "form", ""))
     try:
         expected.named(node)
     except ValueError as error:
@@ -377,9 +380,10 @@ _short = Repr()
 _short.maxstring = _short.maxother = _short.maxlong = 100
 
 
-def _unexpected(path: str, hint: Any, value: Any) -> ConfigError:
+def _unexpected(path: str, hint: Any, value: Any, advice: str = "") -> ConfigError:
     found = "null" if value is None else f"{type(value).__name__} {_short.repr(value)}"
-    return ConfigError(f"{path}: expected {describe(hint)}, found {found}")
+    advice = f"; {advice}" if advice else ""
+    return ConfigError(f"{path}: expected {describe(hint)}, found {found}{advice}")
 
 
 def _join(path: str, key: object) -> str:

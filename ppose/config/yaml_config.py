@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,66 +16,14 @@ from typing import Any
 import yaml
 
 from ppose.config.registry import ConfigError, current_arguments, current_names, nearest
+from ppose.config.yaml_text import MAX_BYTES, MAX_DEPTH, MAX_VALUES, parse_yaml, read_yaml
 from ppose.utils.shipped import shipped
 
 SHIPPED = shipped("configs")
 _NO_CONFIGS = {"_base_", "weights"}  # folders of SHIPPED without configs that can be run
-_MAX_VALUES = 100_000
-_MAX_BYTES = 10_000_000
+_MAX_FILES = 100  # of one config
+_MAX_STEPS = 20  # references to references
 _REFERENCE = re.compile(r"\$\{([^${}]+)\}")
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML (no tags that build objects); reads 5e-4 as a float and refuses duplicate keys."""
-
-    def construct_document(self, node: yaml.Node) -> Any:
-        self.deep_construct = True  # refuses an anchor that contains itself
-        return super().construct_document(node)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
-        seen = set()
-        for node_of_key, _ in node.value:
-            key = self.construct_object(node_of_key, deep=deep)
-            if not isinstance(key, Hashable):
-                continue  # refused below
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"duplicate key '{key}'", node_of_key.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-class _Dumper(yaml.SafeDumper):
-    """Writes lists of plain values on one line."""
-
-    def represent_sequence(
-        self, tag: str, sequence: Any, flow_style: Any = None
-    ) -> yaml.SequenceNode:
-        flat = not any(isinstance(v, dict | list) for v in sequence)
-        return super().represent_sequence(tag, sequence, flow_style=flat)
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-# YAML 1.2 has only these booleans, so that `amp: off` is a string. Resolvers belong to a class.
-for _handler in (_Loader, _Dumper):
-    _handler.yaml_implicit_resolvers = {
-        start: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool"]
-        for start, rules in _handler.yaml_implicit_resolvers.items()
-    }
-    _handler.add_implicit_resolver(
-        "tag:yaml.org,2002:bool", re.compile(r"^(true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-    )
-
-# For the dumper too, so that it quotes the string "1e3".
-for _handler in (_Loader, _Dumper):
-    _handler.add_implicit_resolver(
-        "tag:yaml.org,2002:float",
-        re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-        list("-+0123456789."),
-    )
 
 
 def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, Any]:
@@ -98,11 +46,11 @@ def load_config(path: str | Path, overrides: Iterable[str] = ()) -> dict[str, An
     """
     deprecated: set[str] = set()
     file = find_config(path)
-    config = {"name": file.stem} | _read(file, (), deprecated)
+    config = {"name": file.stem} | _read(file, (), deprecated, [])
     for override in _ordered(config, overrides):
         _override(config, override, deprecated)
     found: set[str] = set()
-    resolved = current_names(_resolve(config, config, ()), found)
+    resolved = current_names(_References(config).resolve(config), found)
     deprecated |= _located(file.name, found)
     for line in sorted(deprecated):
         print(line, file=sys.stderr)
@@ -137,49 +85,17 @@ def shipped_configs() -> list[str]:
     return sorted(name.as_posix() for name in names if name.parts[0] not in _NO_CONFIGS)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a mapping from an untrusted YAML file; an empty file is an empty mapping.
+def _read(
+    path: Path, parents: tuple[Path, ...], deprecated: set[str], sizes: list[int]
+) -> dict[str, Any]:
+    """A file merged over its bases.
 
-    Raises:
-        ConfigError: not YAML, not a mapping, larger than 10 MB, or more than 100,000 values, which
-            a few lines of aliases can expand to.
+    Args:
+        path: of the file.
+        parents: files that are being read, each a base of the one before.
+        deprecated: gets a line for each former name in them.
+        sizes: gets the bytes of each file that was read.
     """
-    with path.open("rb") as file:
-        data = file.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-        raise ConfigError(f"{path}: more than {_MAX_BYTES // 10**6} MB; take the original file")
-    try:
-        node = yaml.load(data.decode("utf-8"), _Loader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from None
-    if node is None:
-        return {}
-    if not isinstance(node, dict):
-        raise ConfigError(f"{path}: expected keys and values, found a {type(node).__name__}")
-    _check_amount(path, node)
-    return node
-
-
-def _check_amount(path: Path, data: Any) -> None:
-    """Refuses aliases that expand to billions of values."""
-    pending, count = [data], 0
-    while pending:
-        node = pending.pop()
-        count += 1
-        if count > _MAX_VALUES:
-            raise ConfigError(f"{path}: more than {_MAX_VALUES} values; take the original file")
-        pending += (
-            node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
-        )
-
-
-def dump_config(config: dict[str, Any]) -> str:
-    """The config as YAML, from which `load_config` reads the same dict."""
-    return yaml.dump(config, Dumper=_Dumper, sort_keys=False, default_flow_style=False, width=100)
-
-
-def _read(path: Path, parents: tuple[Path, ...], deprecated: set[str]) -> dict[str, Any]:
-    """A file merged over its bases; `deprecated` gets a line for each former name in them."""
     path = path.resolve()
     if path in parents:
         circle = " → ".join(p.name for p in (*parents, path))
@@ -187,14 +103,23 @@ def _read(path: Path, parents: tuple[Path, ...], deprecated: set[str]) -> dict[s
     if not path.is_file():
         raise FileNotFoundError(_missing(path, parents))
     found: set[str] = set()
-    node = current_names(_localise(read_yaml(path), _short(path.parent)), found)
+    node = read_yaml(path)
+    sizes.append(path.stat().st_size)
+    if len(sizes) > _MAX_FILES or sum(sizes) > MAX_BYTES:
+        raise ConfigError(
+            f"{path}: with all its _base_ files, a config has at most {_MAX_FILES} files and "
+            f"{MAX_BYTES // 1000} kB"
+        )
+    node = current_names(_localise(node, _short(path.parent)), found)
     bases = node.pop("_base_", None) or []
     bases = [bases] if isinstance(bases, str) else bases
     if not (isinstance(bases, list) and all(isinstance(base, str) for base in bases)):
         raise ConfigError(f"{path}: _base_: expected a path or a list of paths, found {bases!r}")
     merged: dict[str, Any] = {}
     for base in bases:
-        merged = _merge(merged, _read(path.parent / base, (*parents, path), deprecated), found)
+        merged = _merge(
+            merged, _read(path.parent / base, (*parents, path), deprecated, sizes), found
+        )
     merged = _merge(merged, node, found)
     deprecated |= _located(path.name, found)
     return merged
@@ -278,8 +203,10 @@ def _override(config: dict[str, Any], text: str, deprecated: set[str]) -> None:
             f"-o {text}: expected key=value, e.g. epochs=1 or model.backbone.width=48"
         )
     try:
-        value = yaml.load(raw, _Loader)
-    except (yaml.YAMLError, ValueError):
+        value = parse_yaml(raw)
+    except (ConfigError, yaml.constructor.ConstructorError) as error:
+        raise ConfigError(f"-o {key}: {getattr(error, 'problem', error)}") from None
+    except yaml.YAMLError:
         value = raw
     found: set[str] = set()
     value = current_names(value, found)
@@ -290,7 +217,7 @@ def _override(config: dict[str, Any], text: str, deprecated: set[str]) -> None:
         child = _child(node, part, text, parts[:depth])
         followed: tuple[str, ...] = ()
         while isinstance(child, str) and (whole := _REFERENCE.fullmatch(child)):
-            child = deepcopy(_target(whole[1], config, followed))
+            child = deepcopy(_References(config).target(whole[1], followed))
             followed += (whole[1],)
         if child is None:
             child = {}
@@ -342,33 +269,62 @@ def _child(node: Any, part: str, text: str, above: list[str], new: bool = False)
     raise ConfigError(f"-o {text}: {place} is the value {node!r} and has no keys")
 
 
-def _resolve(node: Any, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
-    if isinstance(node, dict):
-        return {k: _resolve(v, config, open_keys) for k, v in node.items()}
-    if isinstance(node, list):
-        return [_resolve(v, config, open_keys) for v in node]
-    if not isinstance(node, str):
+class _References:
+    """Resolves the references of a config, within limits: `[${b}, ${b}]` doubles b.
+
+    Args:
+        config: with references.
+    """
+
+    def __init__(self, config: dict[str, Any]):
+        self._config = config
+        self._values = self._characters = 0
+
+    def resolve(self, node: Any, open_keys: tuple[str, ...] = (), depth: int = 1) -> Any:
+        """A copy of a part of the config without references.
+
+        Args:
+            node: the part.
+            open_keys: the references that lead to it.
+            depth: lists and dicts that it is in.
+        """
+        self._values += 1
+        if isinstance(node, dict):
+            node = {k: self.resolve(v, open_keys, depth + 1) for k, v in node.items()}
+        elif isinstance(node, list):
+            node = [self.resolve(v, open_keys, depth + 1) for v in node]
+        elif isinstance(node, str):
+            if whole := _REFERENCE.fullmatch(node):
+                return self._look_up(whole[1], open_keys, depth)
+            node = _REFERENCE.sub(lambda m: str(self._look_up(m[1], open_keys, depth)), node)
+            self._characters += len(node)
+        if self._values > MAX_VALUES or self._characters > MAX_BYTES or depth > MAX_DEPTH:
+            raise ConfigError(
+                f"{_path(open_keys)}the config is too large with its references resolved: at most "
+                f"{MAX_VALUES} values, {MAX_BYTES // 1000} kB, {MAX_DEPTH} lists and dicts inside "
+                "each other"
+            )
         return node
-    whole = _REFERENCE.fullmatch(node)
-    if whole:
-        return _look_up(whole[1], config, open_keys)
-    return _REFERENCE.sub(lambda m: str(_look_up(m[1], config, open_keys)), node)
+
+    def target(self, key: str, open_keys: tuple[str, ...], depth: int = 1) -> Any:
+        """The value that a reference names, with the references in it unresolved."""
+        if key in open_keys:
+            raise ConfigError(f"${{{key}}}: circular reference: {' → '.join((*open_keys, key))}")
+        if len(open_keys) >= _MAX_STEPS:
+            raise ConfigError(f"{_path(open_keys)}more than {_MAX_STEPS} references in a row")
+        value: Any = self._config
+        for part in key.split("."):
+            if isinstance(value, str):
+                value = self.resolve(value, (*open_keys, key), depth)
+            if not _has(value, part):
+                hint = nearest(part, list(value)) if isinstance(value, dict) else ""
+                raise ConfigError(f"${{{key}}}: the config has no '{part}' at this place{hint}")
+            value = _at(value, part)
+        return value
+
+    def _look_up(self, key: str, open_keys: tuple[str, ...], depth: int) -> Any:
+        return self.resolve(self.target(key, open_keys, depth), (*open_keys, key), depth)
 
 
-def _look_up(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
-    return _resolve(_target(key, config, open_keys), config, (*open_keys, key))
-
-
-def _target(key: str, config: dict[str, Any], open_keys: tuple[str, ...]) -> Any:
-    """The value that a reference names, with the references in it unresolved."""
-    if key in open_keys:
-        raise ConfigError(f"${{{key}}}: circular reference: {' → '.join((*open_keys, key))}")
-    value: Any = config
-    for part in key.split("."):
-        if isinstance(value, str):
-            value = _resolve(value, config, (*open_keys, key))
-        if not _has(value, part):
-            hint = nearest(part, list(value)) if isinstance(value, dict) else ""
-            raise ConfigError(f"${{{key}}}: the config has no '{part}' at this place{hint}")
-        value = _at(value, part)
-    return value
+def _path(open_keys: tuple[str, ...]) -> str:
+    return f"${{{open_keys[0]}}}: " if open_keys else ""

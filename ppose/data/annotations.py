@@ -10,14 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ppose.data.coco_json import NO_ID, as_id, filter_objects, id_column
+from ppose.data.categories import Wanted, choose_categories
+from ppose.data.coco_json import NO_ID, filter_objects, id_column
+from ppose.data.coordinates import BEYOND_IMAGE, beyond_image, box_mistake, keypoint_mistake
 from ppose.data.image_table import ImageTable
 from ppose.data.keypoint_file import AnnotationRows, KeypointFile
 from ppose.data.problems import Action, DataError, Problems
 from ppose.data.segmentations import SegmentationTable
+from ppose.structures.geometry import AREA_OF_BOX
 from ppose.structures.skeleton import Skeleton
 
 Entry = dict[str, Any]
+
+_MOST_CHECKED = 10_000  # people, evenly from the file, whose coordinates are compared
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,13 @@ class Annotations:
     """All valid annotations of people, including unlabelled people and crowds, sorted by image.
 
     Attributes:
-        category: the person entry of `categories`, with the skeleton's joints.
+        categories: the used entries of `categories`, with the skeleton's joints.
         ids: (A,) int64, unique.
+        category_ids: (A,) int64, of `categories`.
         image_index: (A,) int32 index into the usable images, ascending.
         boxes_xywh: (A, 4) float64, finite, as annotated.
         areas: (A,) float64 area of the person's segmentation, in square pixels.
+        area_estimated: (A,) bool, whether it was not annotated and is `AREA_OF_BOX` of the box.
         crowd: (A,) bool.
         keypoints: (L, K, 3) float32 x, y, COCO visibility, in the order of the file; annotations
             whose keypoints are all zero are left out.
@@ -38,11 +45,13 @@ class Annotations:
         segmentations: of each annotation; None unless requested.
     """
 
-    category: Entry
+    categories: list[Entry]
     ids: np.ndarray
+    category_ids: np.ndarray
     image_index: np.ndarray
     boxes_xywh: np.ndarray
     areas: np.ndarray
+    area_estimated: np.ndarray
     crowd: np.ndarray
     keypoints: np.ndarray
     keypoint_index: np.ndarray
@@ -54,19 +63,22 @@ class Annotations:
         return _keypoints_at(self.keypoints, self.keypoint_index[rows])
 
 
-def read_people(file: KeypointFile, skeleton: Skeleton, problems: Problems) -> Annotations:
+def read_people(
+    file: KeypointFile, skeleton: Skeleton, problems: Problems, categories: Wanted = None
+) -> Annotations:
     """Validates and repairs the annotations of people on usable images.
 
     Args:
         file: the parsed file; its annotation columns are modified in place.
         skeleton: the joints that the annotations must have.
         problems: receives what was skipped or repaired.
+        categories: see `choose_categories`.
 
     Raises:
-        DataError: the annotated joints differ from the skeleton's.
+        DataError: the annotated joints differ from the skeleton's, or a category does not exist.
     """
     reader = _PeopleReader(file.annotations, file.images, skeleton, problems)
-    return reader.read(file.categories)
+    return reader.read(file.categories, categories)
 
 
 class _PeopleReader:
@@ -81,14 +93,14 @@ class _PeopleReader:
         self._problems = problems
         self._fits = rows.joint_counts == len(skeleton)
 
-    def read(self, categories: Any) -> Annotations:
+    def read(self, listed: Any, wanted: Wanted) -> Annotations:
         self._problems.add(
             "skipped", "annotation that is not an object", self._rows.non_objects, short
         )
-        categories = filter_objects(categories or [], "category", self._problems)
+        entries = filter_objects(listed or [], "category", self._problems)
         fitting = self._rows.category_ids[self._fits]
-        category = _person_category(categories, fitting, self._skeleton, self._problems)
-        chosen = self._filter_category(category, categories)
+        categories = choose_categories(entries, fitting, self._skeleton, wanted, self._problems)
+        chosen = self._filter_categories(categories, entries)
         chosen = self._filter_images(chosen)
         chosen = self._filter_joints(chosen)
         chosen = self._filter_boxes(chosen)
@@ -96,7 +108,8 @@ class _PeopleReader:
         image_index = self._table.index_of(self._rows.image_ids[chosen])
         boxes = self._rows.boxes[chosen]
         self._repair_keypoints(chosen, image_index)
-        areas = self._repair_areas(chosen, boxes)
+        self._check_coordinates(chosen, image_index, boxes)
+        areas, estimated = self._repair_areas(chosen, boxes)
         ids, unique = self._repair_ids(chosen, image_index, boxes)
 
         order = np.flatnonzero(unique)
@@ -104,12 +117,15 @@ class _PeopleReader:
         chosen = chosen[order]
         keypoint_index = self._rows.keypoint_index[chosen]
         counts = (self._rows.keypoints[:, :, 2] > 0).sum(1)
+        category_ids = self._rows.category_ids[chosen]
         found = Annotations(
-            category,
+            categories,
             ids=ids[order],
+            category_ids=np.where(category_ids == NO_ID, categories[0]["id"], category_ids),
             image_index=image_index[order],
             boxes_xywh=boxes[order],
             areas=areas[order],
+            area_estimated=estimated[order],
             crowd=self._rows.crowd[chosen],
             keypoints=self._rows.keypoints,
             keypoint_index=keypoint_index,
@@ -133,17 +149,20 @@ class _PeopleReader:
         )
         return replace(found, segmentations=segmentations)
 
-    def _filter_category(self, category: Entry, categories: list[Entry]) -> np.ndarray:
-        """Keeps `category`, and annotations without a category if their joints match."""
+    def _filter_categories(self, chosen: list[Entry], entries: list[Entry]) -> np.ndarray:
+        """Keeps the chosen categories, and annotations without a category if their joints match."""
         ids = self._rows.category_ids
-        known = [category["id"], *id_column([c.get("id") for c in categories])]
-        known = [i for i in known if i != NO_ID]
+        kept = np.isin(ids, [c["id"] for c in chosen])
+        known = id_column([c.get("id") for c in entries])
         adopted = (ids == NO_ID) & self._fits
-        unknown = ~np.isin(ids, known) & ~adopted
+        other = np.isin(ids, known[known != NO_ID]) & ~kept
         everything = np.arange(len(ids))
         self._report("repaired", "no category_id, but matching joints", adopted, everything)
+        kind = "category with other joints, or not one of `categories`"
+        self._report("skipped", kind, other, everything, "category_id")
+        unknown = ~(kept | other | adopted)
         self._report("skipped", "unknown category", unknown, everything, "category_id")
-        return np.flatnonzero((ids == category["id"]) | adopted)
+        return np.flatnonzero(kept | adopted)
 
     def _filter_images(self, rows: np.ndarray) -> np.ndarray:
         at = self._table.index_of(self._rows.image_ids[rows])
@@ -181,11 +200,42 @@ class _PeopleReader:
         for (action, kind), people in zip(kinds, found, strict=True):
             self._report(action, kind, people[at], rows)
 
-    def _repair_areas(self, rows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+    def _check_coordinates(
+        self, rows: np.ndarray, image_index: np.ndarray, boxes: np.ndarray
+    ) -> None:
+        """Raises DataError if most boxes or keypoints are in another format than COCO's."""
+        at = self._rows.keypoint_index[rows]
+        people = np.flatnonzero((at >= 0) & ~self._rows.crowd[rows] & (boxes[:, 2:] > 0).all(1))
+        people = people[:: len(people) // _MOST_CHECKED + 1]
+        sizes = self._table.records.sizes_wh[image_index[people]]
+        joints = self._rows.keypoints[at[people]]
+        labelled = joints[..., 2] > 0
+        person, _ = np.nonzero(labelled)
+        mistake = keypoint_mistake(joints[labelled], sizes[person])
+        enough = labelled.sum(1) >= 3
+        mistake = mistake or box_mistake(
+            boxes[people][enough], sizes[enough], _joint_boxes(joints[enough], labelled[enough])
+        )
+        if mistake:
+            raise DataError(mistake)
+        beyond = beyond_image(boxes, self._table.records.sizes_wh[image_index])
+        beyond &= ~self._rows.crowd[rows]
+        self._report("kept", BEYOND_IMAGE, beyond, rows)
+        hidden = np.append((self._rows.keypoints[:, :, 2] <= 0).all(1), False)
+        kind = "keypoints that all have visibility 0, so unlabelled"
+        self._report("kept", kind, hidden[at], rows)
+        zero = (self._rows.keypoints[:, :, :2] == 0).all(2) & (self._rows.keypoints[:, :, 2] > 0)
+        several = np.append(zero.sum(1) > 1, False)
+        self._report("kept", "several labelled keypoints at 0, 0", several[at], rows)
+
+    def _repair_areas(self, rows: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(A,) areas, and (A,) bool whether they are estimated."""
         areas = self._rows.areas[rows]
         wrong = ~((areas > 0) & np.isfinite(areas))
-        self._report("repaired", "area not above 0, using the area of the box", wrong, rows, "area")
-        return np.where(wrong, np.maximum(boxes[:, 2:], 0).prod(1), areas)
+        kind = f"no area above 0, estimated as {AREA_OF_BOX:g} of the box"
+        self._report("repaired", kind, wrong, rows, "area")
+        estimates = AREA_OF_BOX * np.maximum(boxes[:, 2:], 0).prod(1)
+        return np.where(wrong, estimates, areas), wrong
 
     def _repair_ids(
         self, rows: np.ndarray, image_index: np.ndarray, boxes: np.ndarray
@@ -207,7 +257,21 @@ class _PeopleReader:
         ids[replaced] = ids.max(initial=0) + 1 + np.arange(replaced.sum())
         self._report("skipped", "duplicate annotation", duplicate, rows)
         self._report("repaired", "annotation id missing or already used, replaced", replaced, rows)
+        repeated = self._repeated(rows, image_index, boxes) & ~duplicate
+        self._report("kept", "same box and keypoints as another annotation", repeated, rows)
         return ids, ~duplicate
+
+    def _repeated(self, rows: np.ndarray, image_index: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """(A,) bool, whether an earlier annotation has the same image, box and keypoints."""
+        at = self._rows.keypoint_index[rows]
+        seen: set[int] = set()
+        repeated = np.zeros(len(rows), bool)
+        for i in np.flatnonzero(at >= 0):
+            same = image_index[i], *boxes[i], self._rows.keypoints[at[i]].tobytes()
+            key = hash(same)
+            repeated[i] = key in seen
+            seen.add(key)
+        return repeated
 
     def _length_difference(self, rows: np.ndarray) -> str:
         skeleton = self._skeleton
@@ -242,6 +306,13 @@ def _keypoints_at(keypoints: np.ndarray, index: np.ndarray) -> np.ndarray:
     return found
 
 
+def _joint_boxes(keypoints: np.ndarray, labelled: np.ndarray) -> np.ndarray:
+    """(N, 4) boxes around the labelled joints of (N, K, 3) keypoints."""
+    xy, labelled = keypoints[..., :2].astype(np.float64), labelled[..., None]
+    low = np.where(labelled, xy, np.inf).min(1)
+    return np.concatenate([low, np.where(labelled, xy, -np.inf).max(1) - low], 1)
+
+
 def _repair_joint(joint: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
     """Sets visibility to 0, 1 or 2, and to 0 where a number is not finite.
 
@@ -261,62 +332,6 @@ def _repair_joint(joint: np.ndarray, sizes_wh: np.ndarray) -> np.ndarray:
     xy = joint[:, :2]
     outside = ((xy < 0) | (xy > sizes_wh)).any(1) & (visibility > 0)
     return np.stack([broken, odd, outside])
-
-
-def _person_category(
-    categories: list[Entry], fitting: np.ndarray, skeleton: Skeleton, problems: Problems
-) -> Entry:
-    """The category with the skeleton's joints, or the most frequent one.
-
-    Args:
-        fitting: category ids of the annotations with as many joints as the skeleton.
-    """
-    joints = list(skeleton.joint_names)
-    named = [c for c in categories if c.get("keypoints")]
-    right = [c for c in named if c["keypoints"] == joints]
-    if named and not right:
-        raise DataError(_joint_difference(named[0], skeleton))
-    right = [c for c in right if as_id(c.get("id")) != NO_ID]
-    if right:
-        category = next((c for c in right if c.get("name") == "person"), right[0])
-        others = [c for c in right if c["id"] != category["id"]]
-        problems.add("skipped", "another category with the same joints", others, _category_name)
-        return category
-
-    by_id = {as_id(c.get("id")): c for c in categories}
-    people = (i for i, c in by_id.items() if c.get("name") == "person")
-    candidates = [*(i for i, _ in Counter(fitting.tolist()).most_common()), *people, *by_id, 1]
-    chosen = next(i for i in candidates if i != NO_ID)
-    category = {"name": "person"} | by_id.get(chosen, {}) | {"id": chosen, "keypoints": joints}
-    problems.add(
-        "repaired",
-        "no category lists its keypoints, using the skeleton's",
-        [category],
-        lambda c: f"{_category_name(c)}, skeleton '{skeleton.name}'",
-    )
-    return category
-
-
-def _joint_difference(category: Entry, skeleton: Skeleton) -> str:
-    annotated, wanted = category["keypoints"], skeleton.joint_names
-    head = _category_name(category)
-    if not (isinstance(annotated, list) and all(isinstance(name, str) for name in annotated)):
-        return f"{head}: keypoints must be joint names, found {short(annotated)}"
-    extra = [name for name in annotated if name not in wanted]
-    absent = [name for name in wanted if name not in annotated]
-    pairs = zip(annotated, wanted, strict=False)
-    moved = [f"{i}: '{a}', not '{b}'" for i, (a, b) in enumerate(pairs) if a != b]
-    return "; ".join(
-        [f"{head} has {len(annotated)} joints, skeleton '{skeleton.name}' has {len(wanted)}"]
-        + ([f"only annotated: {', '.join(extra)}"] if extra else [])
-        + ([f"only in the skeleton: {', '.join(absent)}"] if absent else [])
-        + ([f"different order at {', '.join(moved[:3])}"] if not extra and not absent else [])
-        + ["the skeleton must list the annotated joints in the same order"]
-    )
-
-
-def _category_name(category: Entry) -> str:
-    return f"category {short(category.get('id'))} ({short(category.get('name'))})"
 
 
 def _format_value(value: Any) -> str:

@@ -29,6 +29,7 @@ NO_ID = -(2**62)  # stands for an id that is missing or not an integer
 _USED_KEYS = {
     *("images", "annotations", "categories", "id", "name", "file_name", "width", "height"),
     *("image_id", "category_id", "bbox", "area", "iscrowd", "keypoints", "score", "caption"),
+    *("image", "people", "box_xywh"),  # of poses.json
 }
 _CHUNK_SIZE = 2**20  # characters
 _CUT_NUMBER = 2  # characters after the 1 in 1e+, which may continue in the next chunk

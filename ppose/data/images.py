@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import io
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,25 +10,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ppose.utils.errors import PposeError
+from ppose.data.image_header import (
+    MAX_PIXELS,
+    DamagedImageError,
+    ImageError,
+    ImageTooLargeError,
+    checked,
+)
 from ppose.utils.log import log
 from ppose.utils.printable import printable
 
-try:
-    from PIL import Image
-except ImportError:  # optional in deployment; OpenCV then limits the size
-    Image = None  # type: ignore[assignment]
+__all__ = ["ImageError", "decode_image", "list_images", "nearest_path", "read_image"]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-_MAGIC_BYTES = {
-    **{b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"RIFF": "WEBP", b"BM": "BMP"},
-    **{b"II*\0": "TIFF", b"MM\0*": "TIFF"},
-}
 _EXTENSIONS = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
-
-
-class ImageError(PposeError, ValueError):
-    """An image that cannot be used; the message has the file, the reason and what to do."""
 
 
 def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None) -> np.ndarray:
@@ -45,29 +38,57 @@ def read_image(path: str | Path, expected_size_wh: tuple[int, int] | None = None
 
     Raises:
         ImageError: the file does not exist, is empty, is not an image, is damaged or truncated,
-            has another size than expected, or has more than 179 million pixels (Pillow's limit
-            against decompression bombs).
+            has another size than expected, has more than 134 million pixels, or would take too
+            long to decode (see `ppose.data.image_header`).
     """
     path = Path(path)
     data = _content(path)
-    header = _header(path, data)
-    image = _decoded(path, data, cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ImageError(
-            f"{path}: damaged or truncated: {header}, but the pixels cannot be decoded; "
-            "download the file again or remove it"
-        )
-    if expected_size_wh is None or expected_size_wh == _size_wh(image):
-        return image
-    stored = _decoded(path, data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if stored is not None and _size_wh(stored) == expected_size_wh:
-        return stored
-    width, height = _size_wh(image)
+    try:
+        image = decode_image(data)
+        width, height = _size_wh(image)
+        if expected_size_wh in (None, (width, height)):
+            return image
+        if expected_size_wh == (height, width):
+            stored = decode_image(data, upright=False)
+            if _size_wh(stored) == expected_size_wh:
+                return stored
+    except DamagedImageError as error:
+        raise DamagedImageError(f"{path}: {error}; download the file again or remove it") from None
+    except ImageError as error:
+        raise type(error)(f"{path}: {error}") from None
     raise ImageError(
         f"{path}: is {width}x{height}, but annotated as {expected_size_wh[0]}x"
         f"{expected_size_wh[1]}, so keypoints would be misplaced; use the original images or "
         "scale the annotations"
     )
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS, *, upright: bool = True) -> np.ndarray:
+    """(H, W, 3) uint8 RGB pixels of the content of an image file, see `read_image`.
+
+    Args:
+        data: content of the file.
+        max_pixels: images with more pixels are not decoded.
+        upright: apply the EXIF orientation.
+
+    Raises:
+        ImageError: see `ppose.data.image_header.checked`; or the pixels cannot be decoded.
+    """
+    header, data = checked(data, max_pixels)
+    flags = cv2.IMREAD_COLOR_RGB | (0 if upright else cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        if "CV_IO_MAX_IMAGE" in str(error):
+            raise ImageTooLargeError(f"too large: {error.err}; scale it down") from None
+        image = None
+    except MemoryError:
+        raise ImageTooLargeError(f"too large: {header}; there is not enough memory") from None
+    if image is None:
+        raise DamagedImageError(f"damaged or truncated: {header}, but the pixels cannot be decoded")
+    if sorted(image.shape[:2]) != sorted((header.height, header.width)):
+        raise DamagedImageError(f"damaged: {header} by its header, but not by its pixels")
+    return image
 
 
 def list_images(images: str | Path) -> list[Path]:
@@ -155,46 +176,11 @@ def _content(path: Path) -> bytes:
         raise ImageError(f"{path}: no such file") from None
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:  # a zero byte, or half of a surrogate pair
+        raise ImageError(f"{str(path)!a}: not the name of a file: {error}") from None
     if not data:
         raise ImageError(f"{path}: the file is empty; download it again or remove it")
     return data
-
-
-def _header(path: Path, data: bytes) -> str:
-    """Format and size, read from the header in about 1 % of the decoding time."""
-    if Image is None:
-        return _format(path, data)
-    try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as header:
-            return f"a {header.format} of {header.width}x{header.height} pixels"
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"{path}: too large: {error}; scale it down") from None
-    except (OSError, ValueError, SyntaxError):
-        raise _unknown_format(path, data) from None
-
-
-def _format(path: Path, data: bytes) -> str:
-    for magic_bytes, name in _MAGIC_BYTES.items():
-        if data.startswith(magic_bytes):
-            return f"a {name}"
-    raise _unknown_format(path, data)
-
-
-def _unknown_format(path: Path, data: bytes) -> ImageError:
-    return ImageError(
-        f"{path}: not an image in a known format ({', '.join(_FORMATS)}), or damaged or truncated; "
-        f"it starts with {data[:8]!r}"
-    )
-
-
-def _decoded(path: Path, data: bytes, flags: int) -> np.ndarray | None:
-    """None if the data is damaged or truncated: `imdecode` returns no partial images."""
-    try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        if "CV_IO_MAX_IMAGE" in str(error):
-            raise ImageError(f"{path}: too large: {error.err}; scale it down") from None
-        return None
 
 
 def _size_wh(image: np.ndarray) -> tuple[int, int]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -26,7 +27,7 @@ class CocoMultiPerson(CocoDataset):
     The attributes (`image_index`, `keypoints`, …) refer to the main persons.
 
     Args:
-        image_dir, anno_path, skeleton: see `CocoDataset`.
+        image_dir, anno_path, skeleton, categories: see `CocoDataset`.
         per_image: one sample per image, for crops that show the whole image; else one sample
             per person who meets the following criteria.
         min_joints: minimum number of labelled joints; 5 as published with SimplePose and OpenPose.
@@ -49,12 +50,13 @@ class CocoMultiPerson(CocoDataset):
         min_joints: Annotated[int, Range(least=0, most=1000)] = 5,
         min_area: Annotated[float, Range(least=0, most=1e9)] = 1024.0,
         spacing: Annotated[float, Range(least=0, most=1000)] = 0.3,
+        categories: Sequence[str | int] | Literal["all"] | None = None,
     ):
         self._per_image = per_image
         self._min_joints = min_joints
         self._min_area = min_area
         self._spacing = spacing
-        super().__init__(image_dir, anno_path, skeleton)
+        super().__init__(image_dir, anno_path, skeleton, categories=categories)
 
     def __getitem__(self, index: int) -> Sample:
         """An image with all of its people, the main person first.
@@ -81,7 +83,7 @@ class CocoMultiPerson(CocoDataset):
         people = int((~self._annotations.crowd & (self._annotations.labelled > 0)).sum())
         images = len(np.unique(self.image_index))
         counts = f"samples: {len(self)} from {images} images with {people} people in total"
-        return "\n  ".join([counts, *str(self.problems).splitlines()])
+        return "\n  ".join([counts, *self._by_category(), *str(self.problems).splitlines()])
 
     def _empty_message(self, bbox_file: str | None, min_score: float) -> str:
         if self._usable and not self._per_image:

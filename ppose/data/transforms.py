@@ -8,6 +8,7 @@ the small input.
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,9 +34,12 @@ if int(cv2.__version__.split(".")[0]) < 5:
 _Degrees = Annotated[float, Range(least=0, most=180)]
 _Radius = Annotated[float, Range(above=0, most=1)]
 
-
 Stage = Literal["box", "crop", "geometry", "warp", "pixels"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+# Fewer joints of a half give no box.
+_LEAST_OF_HALF = 3
+_LOWER = re.compile("hip|knee|ankle|foot|leg|toe|heel")
 
 
 class PipelineError(PposeError, ValueError):
@@ -48,10 +52,12 @@ class Transform:
     Attributes:
         augments: whether this is data augmentation, which can be omitted at test time.
         stage: place in the order of `STAGES`; None for anywhere.
+        skeleton: joints of the samples, for transforms that depend on them.
     """
 
     augments = True
     stage: Stage | None = None
+    skeleton: Skeleton | None = None
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         raise NotImplementedError
@@ -86,10 +92,14 @@ class HalfBody(Transform):
     joints, and people with few labelled joints keep their box.
 
     Args:
-        skeleton: defines which joints are upper and lower.
+        skeleton: defines which joints are upper and lower, by their `part`.
         p: probability.
         min_joints: only people with more labelled joints than this are changed.
         padding: scale factor of the joints' extent, in addition to that of the crop.
+
+    Raises:
+        ValueError: the skeleton has not both halves, two partners are in different halves, or no
+            person can have enough joints.
     """
 
     stage = "box"
@@ -101,10 +111,39 @@ class HalfBody(Transform):
         min_joints: Annotated[int, Range(least=0, most=1000)] = 8,
         padding: Padding = 1.2,
     ):
+        self._check(skeleton, min_joints)
+        self.skeleton = skeleton
         self.halves = (skeleton.upper_index, skeleton.lower_index)
         self.p = p
         self.min_joints = min_joints
         self.padding = padding
+
+    @staticmethod
+    def _check(skeleton: Skeleton, min_joints: int) -> None:
+        about = f"HalfBody: skeleton '{skeleton.name}'"
+        for half in ("upper", "lower"):
+            count = sum(joint.part == half for joint in skeleton.joints)
+            if count < _LEAST_OF_HALF:
+                others = [joint for joint in skeleton.joints if joint.part != half]
+                lower = [joint for joint in others if _LOWER.search(joint.name.lower())]
+                example = lower[0] if lower and half == "lower" else others[-1]
+                raise ValueError(
+                    f"{about} has {count} joints with part: {half}, and each half needs "
+                    f"{_LEAST_OF_HALF}; write for each joint of the {half} body such as "
+                    f"{example.line(part=half)}, or remove HalfBody"
+                )
+        for joint, mirror in zip(skeleton.joints, skeleton.mirror_index, strict=True):
+            if joint.part != skeleton.joints[mirror].part:
+                raise ValueError(
+                    f"{about}: '{joint.name}' is in the {joint.part} body, but its mirror "
+                    f"'{joint.mirror}' in the {skeleton.joints[mirror].part} one; both need the "
+                    "same part"
+                )
+        if not 0 <= min_joints < len(skeleton):
+            raise ValueError(
+                f"{about} has {len(skeleton)} joints, and only people with more than min_joints "
+                f"change; min_joints has to be in 0..{len(skeleton) - 1}, found {min_joints}"
+            )
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
         person = sample.keypoints[0]
@@ -114,7 +153,7 @@ class HalfBody(Transform):
         first = int(rng.random() < 0.5)
         for half in (self.halves[first], self.halves[1 - first]):
             chosen = person[half][labelled[half], :2]
-            if len(chosen) > 2 and np.ptp(chosen, axis=0).min() > 0:
+            if len(chosen) >= _LEAST_OF_HALF and np.ptp(chosen, axis=0).min() > 0:
                 size = np.ptp(chosen, axis=0) * self.padding
                 box = np.concatenate([chosen.mean(0) - size / 2, size])
                 return replace(sample, box_xywh=box.astype(np.float32))
@@ -185,10 +224,17 @@ class RandomShift(Geometry):
 
 @register
 class RandomFlip(Geometry):
-    """Random horizontal flip; left and right joints swap."""
+    """Random horizontal flip; left and right joints swap.
+
+    Args:
+        skeleton: defines which joints swap, see `Skeleton.check_flip`.
+        p: probability.
+    """
 
     def __init__(self, skeleton: Skeleton, p: Share = 0.5):
         super().__init__(p)
+        skeleton.check_flip()
+        self.skeleton = skeleton
         self.mirror_index = skeleton.mirror_index
 
     def draw(self, sample: Sample, rng: np.random.Generator) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -127,6 +128,13 @@ class Bundle:
             _check_equal(path, "input", network.input[2:0:-1], getattr(crop, "size_wh", None))
         if network.gives == "peaks" and (self.flip_test or crop.views_per_region > 1):
             raise BundleError(f"{path}: flip_test and several scales need maps, not peaks")
+        if self.flip_test:
+            try:
+                codec.check_flip()
+            except ValueError as error:
+                raise BundleError(f"{path}: flip_test: codec: {error}") from None
+            if codec.skeleton.mirror_is_guessed:
+                print(f"{path}: {codec.skeleton.about_mirror()}", file=sys.stderr)
 
     @property
     def caution(self) -> str | None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ppose.codecs.codec import Codec
+from ppose.data.crops import Crop
 from ppose.data.images import ImageError, read_image
 from ppose.deploy.detection.detector import Detector, load_detector
 from ppose.deploy.session_runner import load_estimator
@@ -43,6 +45,16 @@ class PosePipeline:
     def skeleton(self) -> Skeleton:
         """The skeleton of the poses."""
         return self.estimator.skeleton
+
+    @property
+    def crop(self) -> Crop:
+        """That of the estimator."""
+        return self.estimator.crop
+
+    @property
+    def codec(self) -> Codec:
+        """That of the estimator."""
+        return self.estimator.codec
 
     @property
     def uses_boxes(self) -> bool:

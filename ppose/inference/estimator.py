@@ -78,7 +78,8 @@ class PoseEstimator:
             run in parallel with the others.
 
     Raises:
-        ValueError: a flip test or several scales, which need maps, with a runner that finds peaks.
+        ValueError: a flip test or several scales, which need maps, with a runner that finds peaks;
+            or a flip test with a skeleton whose sides are not known.
     """
 
     def __init__(
@@ -95,6 +96,8 @@ class PoseEstimator:
             raise ValueError(
                 "flip_test and several scales average maps, but this network outputs peaks only"
             )
+        if flip_test:
+            codec.check_flip()
         self.runner = runner
         self.codec = codec
         self.crop = crop
@@ -314,6 +317,7 @@ class PoseEstimator:
             image_id=request.image_id,
             file=request.image if isinstance(request.image, Path) else request.file,
             image=image.pixels,
+            category_ids=request.category_ids if self.crop.uses_boxes else None,
         )
 
 

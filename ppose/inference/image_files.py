@@ -20,13 +20,12 @@ from ppose.structures import Poses
 from ppose.structures.skeleton import Skeleton
 from ppose.structures.visualize import save_image
 from ppose.utils.errors import PposeError
-from ppose.utils.files import RecordFile, finite
+from ppose.utils.files import RecordFile, file_name, finite
 from ppose.utils.interrupt import sigterm_as_interrupt
 from ppose.utils.printable import printable
 from ppose.utils.progress import progress
 
 _IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
-_LONGEST_NAME = 255  # bytes, of most file systems
 
 
 def infer(
@@ -157,17 +156,10 @@ def _unused(stem: str, suffix: str, taken: set[str]) -> str:
     number = 1
     while True:
         end = suffix if number == 1 else f"_{number}{suffix}"
-        name = _cut(stem, _LONGEST_NAME - len(os.fsencode(end))) + end
+        name = file_name(stem, end)
         if name.casefold() not in taken:
             return name
         number += 1
-
-
-def _cut(name: str, size: int) -> str:
-    """The name, or as much of it as has `size` bytes."""
-    if len(os.fsencode(name)) <= size:
-        return name
-    return os.fsencode(name)[:size].decode(errors="ignore")
 
 
 def _check_overwriting(inputs: Iterable[Path], outputs: Iterable[Path]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
+from ppose.codecs.codec import Codec
+from ppose.data.crops import Crop
 from ppose.data.images import ImageError
 from ppose.inference.request import Request
 from ppose.structures import Poses, Skeleton
@@ -16,6 +18,14 @@ class PoseModel(Protocol):
     @property
     def skeleton(self) -> Skeleton:
         """The skeleton of the poses."""
+
+    @property
+    def crop(self) -> Crop:
+        """Image, and boxes if it uses them → inputs."""
+
+    @property
+    def codec(self) -> Codec:
+        """Decodes the maps."""
 
     @property
     def uses_boxes(self) -> bool:

@@ -26,6 +26,7 @@ class Request:
             the image.
         box_scores: (P,) scores of the boxes in 0..1; None for 1.
         box_source: origin of the boxes.
+        category_ids: (P,) int64 category of each person in its dataset.
         image_id: id of the image in its dataset.
         size_wh: width and height as annotated, which tell whether EXIF rotation applies.
         file: file that an array was read from, to be named in the result.
@@ -40,6 +41,7 @@ class Request:
     size_wh: tuple[int, int] | None = None
     file: Path | None = None
     keep_image: bool = False
+    category_ids: np.ndarray | None = None
 
 
 def check_boxes(boxes: np.ndarray | Sequence) -> np.ndarray:

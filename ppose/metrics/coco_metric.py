@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from ppose.config import register
+from ppose.metrics.diagnosis import area_notes, zero_notes
 from ppose.structures import Poses
 from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
@@ -42,6 +44,9 @@ class CocoScores:
         detections: number of scored poses.
         box_source: where the boxes came from; only scores with the same boxes are comparable.
         left_out: number of images that could not be read and were excluded.
+        estimated_areas: number of annotated people whose area, by which OKS measures distances, is
+            estimated from the box.
+        notes: what else the scores rest on, and if they are 0 or NaN likely causes, each a line.
     """
 
     ap: float
@@ -59,6 +64,13 @@ class CocoScores:
     detections: int
     box_source: str
     left_out: int = 0
+    estimated_areas: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def are_zero(self) -> bool:
+        """Whether the AP is printed as 0.0, or there is none."""
+        return not round(self.ap, 3) > 0
 
     def numbers(self) -> dict[str, float]:
         """The ten scores by their COCO names: AP, AP50 … ARL."""
@@ -78,9 +90,7 @@ class CocoScores:
         ]
         if self.left_out:
             lines.append(f"{self.left_out} images could not be read and were left out")
-        if not self.people:
-            lines.append("no people are annotated in these images, so there are no scores")
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-serializable dict; NaN scores become None."""
@@ -99,13 +109,14 @@ class CocoMetric:
     def __init__(self) -> None:
         self.reset()
 
-    def reset(self, category_id: int = 1) -> None:
+    def reset(self, category_ids: Sequence[int] = (1,)) -> None:
         """Removes all poses.
 
         Args:
-            category_id: category of people in the annotations and in saved results.
+            category_ids: categories in the annotations that are scored as if they were one. Saved
+                results have the first of them where poses have none of their own.
         """
-        self.category_id = category_id
+        self.category_ids = tuple(category_ids)
         self._poses: dict[int, Poses] = {}
         self._skeleton: Skeleton | None = None
         self._box_source: str | None = None
@@ -155,22 +166,26 @@ class CocoMetric:
             MetricError: the ground truth lacks an image or the category, or has other joints.
         """
         self._check(ground_truth)
+        people = self._labelled_people(ground_truth)
         with contextlib.redirect_stdout(io.StringIO()):
             stats = self._evaluate(ground_truth)
         scores: dict[str, Any] = {
             name.lower(): math.nan if value < 0 else float(value)
             for name, value in zip(_NAMES, stats, strict=True)
         }
-        return CocoScores(
+        found = CocoScores(
             **scores,
             images=len(ground_truth["images"]),
-            people=sum(
-                a["num_keypoints"] > 0 and not a.get("iscrowd", 0)
-                for a in self._people(ground_truth)
-            ),
+            people=len(people),
             detections=sum(map(len, self._poses.values())),
             box_source=self._box_source or "none",
+            estimated_areas=sum(a.get("area_estimated", False) for a in people),
+            notes=tuple(area_notes(people)),
         )
+        if not found.are_zero:
+            return found
+        causes = zero_notes(self._people(ground_truth), people, list(self._poses.values()))
+        return replace(found, notes=(*found.notes, *causes))
 
     def results(self) -> list[dict[str, Any]]:
         """All poses in COCO's results format, with coordinates rounded to 1e-4 pixels.
@@ -180,12 +195,13 @@ class CocoMetric:
         return [
             {
                 "image_id": image_id,
-                "category_id": self.category_id,
+                "category_id": category_id,
                 "keypoints": keypoints,
                 "score": score,
             }
             for image_id, poses in self._poses.items()
-            for keypoints, score in zip(
+            for category_id, keypoints, score in zip(
+                self._categories_of(poses),
                 poses.keypoints.reshape(len(poses), 3 * len(poses.skeleton))
                 .astype(np.float64)
                 .round(4)
@@ -195,20 +211,28 @@ class CocoMetric:
             )
         ]
 
+    def _categories_of(self, poses: Poses) -> list[int]:
+        if poses.category_ids is None:
+            return [self.category_ids[0]] * len(poses)
+        return poses.category_ids.tolist()
+
     def save_results(self, path: str | Path) -> None:
         """Writes `results` as JSON for COCO's evaluation server and tools."""
         write_json(path, self.results())
 
     def _evaluate(self, ground_truth: dict[str, Any]) -> np.ndarray:
-        # COCOeval modifies annotations, and treats the id 0 as "no match".
-        annotations = [a | {"id": n} for n, a in enumerate(ground_truth["annotations"], 1)]
+        # COCOeval modifies annotations, treats the id 0 as "no match", and finds no keypoints
+        # without categories (useCats), so that all are put into one.
+        one = {"category_id": self.category_ids[0]}
+        people = self._people(ground_truth)
+        annotations = [a | one | {"id": n} for n, a in enumerate(people, 1)]
         annotated = _index(ground_truth | {"annotations": annotations})
-        results = self.results()
+        results = [result | one for result in self.results()]
         # loadRes fails on an empty list.
         empty = ground_truth | {"annotations": []}
         found = annotated.loadRes(results) if results else _index(empty)
         evaluation = COCOeval(annotated, found, "keypoints")
-        evaluation.params.catIds = [self.category_id]
+        evaluation.params.catIds = [self.category_ids[0]]
         if self._skeleton:
             evaluation.params.kpt_oks_sigmas = self._skeleton.sigmas
         evaluation.evaluate()
@@ -217,13 +241,21 @@ class CocoMetric:
         return evaluation.stats
 
     def _people(self, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
-        return [a for a in ground_truth["annotations"] if a["category_id"] == self.category_id]
+        return [a for a in ground_truth["annotations"] if a["category_id"] in self.category_ids]
+
+    def _labelled_people(self, ground_truth: dict[str, Any]) -> list[dict[str, Any]]:
+        return [
+            a
+            for a in self._people(ground_truth)
+            if a["num_keypoints"] > 0 and not a.get("iscrowd", 0)
+        ]
 
     def _check(self, ground_truth: dict[str, Any]) -> None:
         categories = {c["id"]: c for c in ground_truth["categories"]}
-        if self.category_id not in categories:
+        absent = [i for i in self.category_ids if i not in categories]
+        if absent:
             raise MetricError(
-                f"category_id: the annotations have no category {self.category_id}; they have "
+                f"category_ids: the annotations have no category {absent[0]}; they have "
                 + ", ".join(f"{i} ({c.get('name')})" for i, c in categories.items())
             )
         unknown = self._poses.keys() - {image["id"] for image in ground_truth["images"]}
@@ -233,7 +265,7 @@ class CocoMetric:
                 f"e.g. image_id {min(unknown)}; poses and annotations are of different datasets"
             )
         if self._skeleton:
-            names = categories[self.category_id].get("keypoints")
+            names = categories[self.category_ids[0]].get("keypoints")
             _check_joints(self._skeleton, names, self._people(ground_truth))
 
 

@@ -16,7 +16,7 @@ from ppose.config import register
 from ppose.config.ranges import Range
 from ppose.models.layers import Backbone, ConvNorm, parallel, sum_scales
 
-_Width = Annotated[int, Range(least=1, most=512)]
+_Width = Annotated[int, Range(least=1, most=256)]
 _Repeats = Annotated[int, Range(least=1, most=32)]
 
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+# Area of a person relative to the box, for annotations without areas, as in the public tools of
+# CrowdPose.
+AREA_OF_BOX = 0.53
+
 
 def translation(x: float, y: float) -> np.ndarray:
     """Translation by (x, y) pixels."""
@@ -85,3 +89,21 @@ def transform_points(matrix: np.ndarray, points_xy: np.ndarray) -> np.ndarray:
         moved = np.einsum("nij,n...j->n...i", linear, points_xy)
         return (moved + offset.reshape(-1, *extra, 2)).astype(points_xy.dtype)
     return (points_xy @ linear.T + offset).astype(points_xy.dtype)
+
+
+def iou(boxes_a: np.ndarray, boxes_b: np.ndarray, scales: np.ndarray | float = 1.0) -> np.ndarray:
+    """(...) intersection over union of boxes x, y, width, height; 0 for boxes without area.
+
+    Args:
+        boxes_a, boxes_b: (..., 4) that broadcast to one shape: (P, 1, 4) and (Q, 4) give all pairs.
+        scales: (...) factors by which both boxes of a pair are enlarged about their centres.
+    """
+    corners = []
+    for boxes in (boxes_a, boxes_b):
+        half = np.asarray(scales)[..., None] * boxes[..., 2:] / 2
+        center = boxes[..., :2] + boxes[..., 2:] / 2
+        corners.append((center - half, center + half))
+    (low_a, high_a), (low_b, high_b) = corners
+    intersection = np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0).prod(-1)
+    union = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)

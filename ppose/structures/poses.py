@@ -27,6 +27,7 @@ class Poses:
             only comparable if the boxes are the same.
         skeleton: names and order of the joints.
         image_id: id of the image in its dataset, or None.
+        category_ids: (P,) int64 category of each person in its dataset, or None.
         file: file of the image, or None.
         image: (H, W, 3) uint8 RGB pixels of the image if they were requested, or None.
     """
@@ -39,6 +40,7 @@ class Poses:
     image_id: int | None = None
     file: Path | None = None
     image: np.ndarray | None = field(default=None, repr=False)
+    category_ids: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         people = len(self.keypoints)
@@ -74,6 +76,7 @@ class Poses:
             keypoints=self.keypoints[keep],
             scores=self.scores[keep],
             boxes_xywh=self.boxes_xywh[keep],
+            category_ids=None if self.category_ids is None else self.category_ids[keep],
         )
 
     def __iter__(self) -> Iterator[Poses]:

@@ -12,6 +12,8 @@ from ppose.structures.skeleton import Skeleton
 from ppose.utils.errors import PposeError
 from ppose.utils.files import atomic_write
 
+Colour = tuple[int, int, int]
+
 # Orange and sky blue are distinguishable with any colour vision.
 _COLOURS = {"left": (255, 140, 20), "right": (45, 165, 255), "middle": (60, 225, 165)}
 _RIM = (255, 255, 255)
@@ -20,6 +22,8 @@ _BACKGROUND = (24, 26, 30)
 _OPACITY = 0.85
 # Opacity of the colour map where the heatmap is 0.
 _MIN_MAP_OPACITY = 0.35
+# Pixels; thinner lines would not be visible.
+_MIN_THICKNESS = 0.3
 # Steps of the golden ratio keep any number of hues apart.
 _GOLDEN_RATIO = 0.6180339887
 # Fractional bits of the coordinates that OpenCV draws with.
@@ -36,9 +40,11 @@ def draw_people(
 ) -> np.ndarray:
     """Draws people on a copy of an image.
 
-    The left side of the body is orange, the right side blue, the middle green. Line thickness is
-    proportional to the size of the person; smaller people are drawn over larger ones. For people
-    with a track id, all limbs have the colour of that id, and the id is drawn above them.
+    The left side of the body is orange, the right side blue, the middle green. If the skeleton has
+    no mirror pairs, each of its groups, such as a finger, has a colour, and what joins them is
+    green. Line thickness is proportional to the size of the person; smaller people are drawn over
+    larger ones. For people with a track id, all limbs have the colour of that id, and the id is
+    drawn above them.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -55,19 +61,24 @@ def draw_people(
     xy = keypoints[..., :2].astype(np.float64)
     seen = (keypoints[..., 2] >= min_score) & _near(xy, size_wh)
     thickness = _thickness(xy, seen, size_wh)
+    joint_colours, limb_colours = _colours(skeleton)
     ids = np.full(len(keypoints), -1) if track_ids is None else track_ids
     for person in np.argsort(-thickness, kind="stable"):
         if not seen[person].any():
             continue
         one = ids[person]
-        limbs = track_colour(one) if one >= 0 else None
-        _draw_person(canvas, xy[person], seen[person], skeleton, thickness[person], limbs)
-        if limbs is not None:
-            _draw_label(canvas, xy[person][seen[person]], str(one), thickness[person], limbs)
+        of_limbs = [track_colour(one)] * len(limb_colours) if one >= 0 else limb_colours
+        _draw_person(
+            *(canvas, xy[person], seen[person], skeleton.limb_index),
+            *(thickness[person], joint_colours, of_limbs),
+        )
+        if one >= 0:
+            joints = xy[person][seen[person]]
+            _draw_label(canvas, joints, str(one), thickness[person], track_colour(one))
     return canvas
 
 
-def track_colour(track_id: int) -> tuple[int, int, int]:
+def track_colour(track_id: int) -> Colour:
     """RGB colour of a track; the hues of consecutive ids are far apart."""
     hue = int(180 * ((0.5 + track_id * _GOLDEN_RATIO) % 1))
     pixel = cv2.cvtColor(np.array([[[hue, 160, 255]]], np.uint8), cv2.COLOR_HSV2RGB)
@@ -166,34 +177,38 @@ def _thickness(xy: np.ndarray, seen: np.ndarray, size_wh: np.ndarray) -> np.ndar
     low = np.where(seen[..., None], inside, np.inf).min(1)
     high = np.where(seen[..., None], inside, -np.inf).max(1)
     extent = np.linalg.norm(np.maximum(high - low, 0), axis=-1)
-    return np.clip(extent / 50, 1.5, max(2.0, size_wh.max() / 90))
+    return np.clip(extent / 50, _MIN_THICKNESS, max(2.0, size_wh.max() / 90))
 
 
 def _draw_person(
     canvas: np.ndarray,
     xy: np.ndarray,
     seen: np.ndarray,
-    skeleton: Skeleton,
+    limb_index: np.ndarray,
     thickness: float,
-    limb_colour: tuple[int, int, int] | None,
+    joint_colours: Sequence[Colour],
+    limb_colours: Sequence[Colour],
 ) -> None:
-    outline = 0.5 + thickness / 8
-    joints = np.flatnonzero(seen)
-    limbs = skeleton.limb_index[seen[skeleton.limb_index].all(1)]
+    outline = min(0.5 + thickness / 8, 0.45 * thickness)
+    joints = np.flatnonzero(seen).tolist()
+    limbs = [
+        (xy[a], xy[b], colour)
+        for (a, b), colour in zip(limb_index, limb_colours, strict=True)
+        if seen[a] and seen[b]
+    ]
     corner, part = _window(canvas, xy[joints], 2 * thickness + outline + 2)
     pen = _Pen(part, corner, thickness)
-    for a, b in limbs:
-        pen.line(xy[a], xy[b], thickness / 2 + outline, _OUTLINE)
-    for a, b in limbs:
-        colour = limb_colour or _COLOURS[_common_side(skeleton.sides[a], skeleton.sides[b])]
-        pen.line(xy[a], xy[b], thickness / 2, colour)
+    for a, b, _ in limbs:
+        pen.line(a, b, thickness / 2 + outline, _OUTLINE)
+    for a, b, colour in limbs:
+        pen.line(a, b, thickness / 2, colour)
     pen.fade(_OPACITY)
     radii = _disc_radii(xy[joints], thickness)
     for joint, radius in zip(joints, radii, strict=True):
         pen.disc(xy[joint], radius + outline, _OUTLINE)
     for joint, radius in zip(joints, radii, strict=True):
         pen.disc(xy[joint], radius, _RIM)
-        pen.disc(xy[joint], 0.68 * radius, _COLOURS[skeleton.sides[joint]])
+        pen.disc(xy[joint], 0.68 * radius, joint_colours[joint])
     pen.finish()
 
 
@@ -202,7 +217,7 @@ def _draw_label(
     joints: np.ndarray,
     text: str,
     thickness: float,
-    colour: tuple[int, int, int],
+    colour: Colour,
 ) -> None:
     """Draws dark text on a coloured background above a person, inside the image."""
     font, scale = cv2.FONT_HERSHEY_SIMPLEX, float(np.clip(thickness / 6, 0.4, 2.0))
@@ -220,7 +235,7 @@ def _draw_label(
 
 
 class _Pen:
-    """Anti-aliased drawing on a region of an image, at up to 4 times its resolution for thin lines.
+    """Anti-aliased drawing on a region of an image, at up to 8 times its resolution for thin lines.
 
     Args:
         part: (h, w, 3) view of the region, which `finish` writes to.
@@ -231,20 +246,18 @@ class _Pen:
     def __init__(self, part: np.ndarray, corner: np.ndarray, thickness: float):
         self.part = part
         self.corner = corner
-        self.zoom = int(np.clip(np.ceil(8 / thickness), 1, 4))
+        self.zoom = int(np.clip(np.ceil(8 / thickness), 1, 8))
         self.before = part.repeat(self.zoom, 0).repeat(self.zoom, 1)
         self.layer = self.before.copy()
 
-    def line(
-        self, a: np.ndarray, b: np.ndarray, radius: float, colour: tuple[int, int, int]
-    ) -> None:
+    def line(self, a: np.ndarray, b: np.ndarray, radius: float, colour: Colour) -> None:
         """Draws a line with round ends."""
         angle = np.arctan2(*(b - a)[::-1])
         half = np.linspace(-np.pi / 2, np.pi / 2, 12)
         turn = np.concatenate([angle + np.pi + half, angle + half])
         self._fill(np.repeat([a, b], len(half), axis=0), turn, radius, colour)
 
-    def disc(self, centre: np.ndarray, radius: float, colour: tuple[int, int, int]) -> None:
+    def disc(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
         """Draws a filled circle."""
         self._fill(centre, np.linspace(0, 2 * np.pi, 32, endpoint=False), radius, colour)
 
@@ -262,12 +275,25 @@ class _Pen:
         centres: np.ndarray,
         angles: np.ndarray,
         radius: float,
-        colour: tuple[int, int, int],
+        colour: Colour,
     ) -> None:
         points = centres + radius * np.stack([np.cos(angles), np.sin(angles)], -1)
         # Pixel centres are integers at either resolution.
         points = (points - self.corner + 0.5) * self.zoom - 0.5
         cv2.fillConvexPoly(self.layer, _fixed(points), colour, cv2.LINE_AA, _SHIFT)
+
+
+def _colours(skeleton: Skeleton) -> tuple[list[Colour], list[Colour]]:
+    """Colours of the joints and of the limbs."""
+    sides = skeleton.sides
+    if {*sides} != {"middle"}:
+        common = [_common_side(sides[a], sides[b]) for a, b in skeleton.limb_index]
+        return [_COLOURS[side] for side in sides], [_COLOURS[side] for side in common]
+    joints, limbs = (
+        [track_colour(group) if group >= 0 else _COLOURS["middle"] for group in groups.tolist()]
+        for groups in skeleton.groups
+    )
+    return joints, limbs
 
 
 def _common_side(a: str, b: str) -> str:

@@ -11,7 +11,6 @@ import errno
 import hashlib
 import json
 import math
-import operator
 import re
 import shutil
 import sys
@@ -32,6 +31,7 @@ from ppose.weights.weight_file import (
 )
 
 _FORMAT = 1
+_DEEPEST = 50  # levels of facts; a config has about ten
 _NAME = re.compile(r"step-(\d{8,})\.safetensors")
 
 
@@ -227,10 +227,11 @@ def _parsed(path: Path, text: str) -> tuple[int, dict[str, Any]]:
     """The step and the facts of a text with the right checksum, which anybody can have made."""
     try:
         content = json.loads(text)
-        number = content["format"]
-        if number == _FORMAT and isinstance(content["facts"], dict):
-            return operator.index(content["step"]), content["facts"]
-        newer = number > _FORMAT
+        number, step = content["format"], content.get("step")
+        counted = type(step) is int and step >= 0
+        if number == _FORMAT and counted and _is_shallow(content["facts"]):
+            return step, content["facts"]
+        newer = type(number) is int and number > _FORMAT
     except (ValueError, TypeError, LookupError, RecursionError):
         newer = False
     if newer:
@@ -239,6 +240,17 @@ def _parsed(path: Path, text: str) -> tuple[int, dict[str, Any]]:
             "Update ppose"
         )
     raise CheckpointError(f"{path}: not a training state as ppose writes them")
+
+
+def _is_shallow(facts: Any) -> bool:
+    """Whether these are facts that can be compared and printed: a dict, and not nested deeply."""
+    level = [facts]
+    for _ in range(_DEEPEST):
+        inner = [value for value in level if isinstance(value, dict | list)]
+        level = [
+            v for value in inner for v in (value.values() if isinstance(value, dict) else value)
+        ]
+    return isinstance(facts, dict) and not level
 
 
 def _checksum(text: str, arrays: Mapping[str, np.ndarray]) -> str:

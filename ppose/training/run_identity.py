@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ppose.config import current_names
 from ppose.experiment import Experiment
-from ppose.models import Network
 from ppose.training.data import TrainingData
-from ppose.training.state import below
-from ppose.weights.tensor_names import MODEL
 from ppose.weights.weight_file import WeightsError
 
 # What a run is; the rest of its config may change before it is resumed.
@@ -59,13 +54,6 @@ def check_same_run(
             f"{path} was trained on other annotations than those of train_dataset now. Start a new "
             "run from these weights with pretrain_weights"
         )
-
-
-def check_same_network(path: Path, arrays: Mapping[str, np.ndarray], network: Network) -> None:
-    """WeightsError if the arrays of a checkpoint are not those of this network."""
-    shapes = {name: array.shape for name, array in below(MODEL, arrays).items()}
-    if shapes != {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}:
-        raise WeightsError(f"{path} is the state of another network")
 
 
 def changed_measure(facts: dict[str, Any], experiment: Experiment) -> str | None:

@@ -28,8 +28,9 @@ from ppose.training.hooks.run_folder import RunFolderHook
 from ppose.training.hooks.scoring import EvaluationHook
 from ppose.training.hooks.stopping import EarlyStopHook
 from ppose.training.hooks.visualdl import VisualDLHook
-from ppose.training.run_identity import changed_measure, check_same_network, check_same_run
+from ppose.training.run_identity import changed_measure, check_same_run
 from ppose.training.state import TrainState
+from ppose.training.state_check import check_arrays, check_facts
 from ppose.training.trainer import Hook, Trainer
 from ppose.utils import distributed
 from ppose.utils.errors import PposeError
@@ -183,11 +184,12 @@ def _resume(state: TrainState, experiment: Experiment, data: TrainingData) -> No
             "--resume, or set output_dir"
         )
     # Other machines need not see the first one's disk.
-    about = (saved.path, saved.facts) if saved else (Path(), {})
-    path, facts = distributed.broadcast_object(about)
+    about = (saved.path, saved.step, saved.facts) if saved else (Path(), 0, {})
+    path, step, facts = distributed.broadcast_object(about)
     arrays = distributed.broadcast_arrays(saved.arrays if saved else {})
+    check_facts(path, step, facts)
     check_same_run(path, facts, experiment, data)
-    check_same_network(path, arrays, state.network)
+    check_arrays(path, arrays, facts, state, experiment)
     state.restore(arrays, facts)
     if changed := changed_measure(facts, experiment):
         _log_on_main(f"'{changed}' has changed: the best AP so far does not count")

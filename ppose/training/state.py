@@ -113,6 +113,7 @@ class TrainState:
             "stale": self.stale,
             "finished": self.finished,
             "averaged": self.swa.count,
+            "accumulators": len(self.optimizer.state_dict().keys() - {_MASTERS}),
             "precision": self.precision.state(),
         }
 

@@ -45,9 +45,17 @@ class AddressError(PposeError, ValueError):
 def cache_folder() -> Path:
     """Folder of downloaded weights: $PPOSE_CACHE, else ppose/weights in the user's cache."""
     if os.environ.get("PPOSE_CACHE"):
-        return Path(os.environ["PPOSE_CACHE"]).expanduser()
+        return _expanded(os.environ["PPOSE_CACHE"])
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "ppose" / "weights"
+    return _expanded(home) / "ppose" / "weights"
+
+
+def _expanded(path: str | Path) -> Path:
+    """A path with `~` as the home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise AddressError(f"'{path}': there is no such home folder; give the whole path") from None
 
 
 def fetch(
@@ -74,7 +82,7 @@ def fetch(
         return download(url, folder / name, checksum=checksum or Checksum.in_name(name))
     if re.match(r"https?:", text):
         raise AddressError(f"'{text}' lost a slash: pass a URL as a string, not as a Path")
-    path = Path(text).expanduser()
+    path = _expanded(text)
     _check_local(path)
     if fault := mismatch(path, None, checksum):
         raise DownloadError(f"{path.absolute()}: {fault}")
@@ -110,7 +118,7 @@ def download(
         DownloadError: see the message; the downloaded part is kept for the next call unless it
             is wrong.
     """
-    url, target = _checked_url(url), Path(target).expanduser()
+    url, target = _checked_url(url), _expanded(target)
     # Checked before locking, so that a complete cache may be read-only.
     if target.is_file() and mismatch(target, size, checksum) is None:
         return target
@@ -128,7 +136,9 @@ def download(
 def _checked_url(url: str) -> str:
     try:
         parts = urlsplit(url)
-        scheme, host = parts.scheme.lower(), parts.hostname
+        scheme, host, _ = parts.scheme.lower(), parts.hostname, parts.port
+        (host or "").encode("idna")
+        quoted = quote(url, safe="%/:=&?~#+!$,;'@()*[]")
     except ValueError as error:
         raise AddressError(f"'{url}' is not a valid URL: {error}") from None
     if scheme not in ("http", "https"):
@@ -137,7 +147,7 @@ def _checked_url(url: str) -> str:
         )
     if not host or parts.username is not None:
         raise AddressError(f"'{url}': a URL has the form http(s)://host/path, without a user name")
-    return quote(url, safe="%/:=&?~#+!$,;'@()*[]")
+    return quoted
 
 
 def _file_name(url: str) -> str:

@@ -18,7 +18,7 @@ from ppose.utils.errors import PposeError, WriteError
 
 # Errors of a disk or a limit, which name no file.
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_NAME_BYTES = 200  # of a name that a temporary name repeats; file systems end at 255
+_LONGEST_NAME = 255  # bytes, in most file systems
 _writing: set[Path] = set()  # temporary files that this process is writing
 _STALE_SECONDS = 3600.0  # a file without a write for so long counts as abandoned
 # Errors by which file systems refuse to sync a folder.
@@ -40,8 +40,7 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
         WriteError: there is no room, or the file or its folder cannot be written.
     """
     path = Path(path).absolute()
-    name = os.fsencode(path.name)[:_NAME_BYTES].decode(errors="ignore")
-    partial = path.with_name(f".{name}.{os.getpid()}.part")
+    partial = path.with_name(file_name(f".{path.name}", f".{os.getpid()}.part"))
     _writing.add(partial)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +62,14 @@ def atomic_write(path: str | Path, sync: bool = True) -> Iterator[Path]:
         with suppress(OSError):  # nothing was made where the folder cannot be
             partial.unlink(missing_ok=True)
         _writing.discard(partial)
+
+
+def file_name(stem: str, end: str) -> str:
+    """A file's name: the stem, cut where the name would be too long, and the end."""
+    size = _LONGEST_NAME - len(os.fsencode(end))
+    if len(os.fsencode(stem)) > size:
+        stem = os.fsencode(stem)[:size].decode(errors="ignore")
+    return stem + end
 
 
 def write_error(path: Path, error: OSError, size: int) -> WriteError:

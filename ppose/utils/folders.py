@@ -12,12 +12,19 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from ppose.utils.errors import PposeError
 from ppose.utils.files import is_abandoned, sync_folder
 
 # renameat2(2) of Linux.
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # Errors by which a kernel or file system refuses to exchange two folders, or to link a file.
 _NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EXDEV, errno.EPERM}
+
+
+class FolderError(PposeError, OSError):
+    """A folder cannot be written; the message has the file and what is wrong."""
+
+
 _building: set[Path] = set()
 
 
@@ -34,6 +41,9 @@ def atomic_folder(folder: str | Path, replaced: Collection[str]) -> Iterator[Pat
     Args:
         folder: created if it does not exist; in place of a link, its target is replaced.
         replaced: names of the files that the old folder may lose. All others are kept.
+
+    Raises:
+        FolderError: a file cannot be written.
     """
     folder = Path(folder).resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -51,6 +61,12 @@ def atomic_folder(folder: str | Path, replaced: Collection[str]) -> Iterator[Pat
         else:
             made.rename(folder)
         sync_folder(folder.parent)
+    except OSError as error:
+        text = str(error)
+        if os.fspath(made) not in text:
+            raise
+        text = text.replace(os.fspath(made), os.fspath(folder))
+        raise FolderError(f"{text}; nothing in this folder was changed") from error
     finally:
         shutil.rmtree(made, ignore_errors=True)
         _building.discard(made)

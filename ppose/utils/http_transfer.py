@@ -8,19 +8,22 @@ import json
 import os
 import re
 import shutil
+import socket
 import ssl
 import sys
 import time
 import urllib.error
-import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from ppose.utils.checksum import Checksum, mismatch
 from ppose.utils.errors import DownloadError
+from ppose.utils.http_connection import open_url
+from ppose.utils.printable import bounded
 from ppose.utils.progress import progress
 
 _CHUNK = 1 << 18
+_UNKNOWN_LENGTH = 4 << 30  # bytes of a body whose length nobody says
+_SHOWN = 200  # characters of what a server says
 _TEMPORARY_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -98,15 +101,20 @@ class HttpTransfer:
                 ) from None
 
     def _open(self, headers: dict[str, str]) -> http.client.HTTPResponse:
-        request = urllib.request.Request(self.url, headers=headers)
         try:
-            return _opener().open(request, timeout=self.timeout)
+            response = open_url(self.url, headers, self.timeout)
+            if response.status not in (200, 206):
+                response.close()
+                raise DownloadError(
+                    f"{self.url}: the server answered {response.status}, not with the file"
+                )
+            return response
         except urllib.error.HTTPError as error:
             error.close()
             if error.code == 416:
                 self._drop()
                 raise _RetryableError("the server refuses to resume") from None
-            answer = f"the server answered {error.code} {error.reason}"
+            answer = f"the server answered {error.code} {_reason(error.reason)}"
             if error.code in _TEMPORARY_STATUSES:
                 raise _RetryableError(answer) from None
             raise DownloadError(
@@ -114,8 +122,17 @@ class HttpTransfer:
             ) from None
         except DownloadError:
             raise
+        except (ValueError, http.client.InvalidURL) as error:
+            raise DownloadError(
+                f"{self.url}: the server redirects to what is not a URL ({_reason(error)})"
+            ) from None
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
+            if isinstance(reason, socket.gaierror) and not self._done():
+                raise DownloadError(
+                    f"{self.url}: the host has no address ({_reason(reason)}); check the URL, and "
+                    "the connection of this machine"
+                ) from None
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise DownloadError(
                     f"{self.url}: the certificate is not trusted ({reason.verify_message}); "
@@ -134,14 +151,19 @@ class HttpTransfer:
         if response.headers.get("Content-Encoding", "identity") != "identity":
             raise DownloadError(
                 f"{self.url}: the server insists on Content-Encoding "
-                f"'{response.headers['Content-Encoding']}', so the file cannot be verified"
+                f"'{_reason(response.headers['Content-Encoding'])}', so the file cannot be verified"
             )
         if response.status != 206:
             if done:
                 self._print("the server cannot resume this file; starting again")
             return 0
-        span = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if span is None or int(span[1]) != done or _validator(response) != note.get("validator"):
+        if not done:
+            raise DownloadError(
+                f"{self.url}: the server sent a part (206) though the whole file was asked for"
+            )
+        found = _range(response)
+        same = found is not None and _validator(response) == note.get("validator")
+        if found is None or not same or found[0] != done or found[2] not in (None, note["size"]):
             self._drop()
             raise _RetryableError(
                 "the file on the server has changed, or the server resumes at a wrong offset"
@@ -149,8 +171,15 @@ class HttpTransfer:
         return done
 
     def _total(self, response: http.client.HTTPResponse, start: int) -> int | None:
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length and length.isdecimal() else None
+        total = None if response.length is None else start + response.length
+        if start:  # the response may end before the file does
+            found = _range(response)
+            assert found is not None
+            if total not in (None, found[1] + 1):
+                raise DownloadError(f"{self.url}: the length of the part is not that of its range")
+            total = found[2] or self._read_note()["size"]
+        if total == 0:
+            raise DownloadError(f"{self.url}: the server sent an empty file")
         if total is not None and self.size is not None and total != self.size:
             raise DownloadError(
                 f"{self.url}: the server's file has {total} bytes, expected {self.size}: "
@@ -170,14 +199,17 @@ class HttpTransfer:
             progress(total, self.target.name, "B", done=start) as bar,
         ):
             done = file.seek(start)
+            limit = _UNKNOWN_LENGTH if total is None else total
             while chunk := self._read(response):
                 done += len(chunk)
-                if total is not None and done > total:
-                    raise DownloadError(f"{self.url}: sends more than the {total} bytes expected")
+                if done > limit:
+                    raise DownloadError(f"{self.url}: sends more than the {limit} bytes expected")
                 file.write(chunk)
                 bar.update(len(chunk))
         if total is not None and done < total:
             raise _RetryableError("the connection was lost")
+        if not done:
+            raise DownloadError(f"{self.url}: the server sent an empty file")
 
     def _read(self, response: http.client.HTTPResponse) -> bytes:
         try:
@@ -223,7 +255,7 @@ class HttpTransfer:
         self.note.write_text(json.dumps(note), "utf-8")
 
     def _print(self, text: str) -> None:
-        print(f"{self.target.name}: {text}", file=sys.stderr, flush=True)
+        print(bounded(f"{self.target.name}: {text}"), file=sys.stderr, flush=True)
 
 
 def check_free(folder: Path, needed: int, purpose: str) -> None:
@@ -236,40 +268,27 @@ def check_free(folder: Path, needed: int, purpose: str) -> None:
         )
 
 
-class _SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to http(s) only, and never from https to http."""
-
-    def redirect_request(self, req, fp, code, msg, headers, newurl):  # type: ignore[no-untyped-def]
-        old, new = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if new not in ("http", "https") or (old, new) == ("https", "http"):
-            raise DownloadError(f"{req.full_url}: refused the redirect to {newurl}: not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    """The default opener of urllib without the handlers for ftp, file and data."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        urllib.request.UnknownHandler(),
-        _SafeRedirects(),
-    ):
-        opener.add_handler(handler)
-    return opener
-
-
 def _validator(response: http.client.HTTPResponse) -> str | None:
     """The value for If-Range (RFC 9110, 13.1.5): a strong ETag, else the date."""
     tag = response.headers.get("ETag")
     return tag if tag and not tag.startswith("W/") else response.headers.get("Last-Modified")
 
 
+def _range(response: http.client.HTTPResponse) -> tuple[int, int, int | None] | None:
+    """First and last byte and length of the file, from Content-Range; None if it is not valid."""
+    found = re.fullmatch(
+        r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", response.headers.get("Content-Range", "")
+    )
+    if found is None:
+        return None
+    first, last = int(found[1]), int(found[2])
+    total = None if found[3] == "*" else int(found[3])
+    return (first, last, total) if first <= last and last < (total or last + 1) else None
+
+
 def _reason(error: object) -> str:
-    return str(error) or type(error).__name__
+    """What went wrong in the words of a server or a library, in one line."""
+    return " ".join(str(error).split())[:_SHOWN] or type(error).__name__
 
 
 def _size(count: int) -> str:

@@ -16,11 +16,17 @@ from ppose.utils.printable import printable
 from ppose.utils.progress import print_line
 
 
+def _escape(record: logging.LogRecord) -> bool:
+    """A filter that lets everything pass, with names from outside made harmless."""
+    record.msg, record.args = printable(record.getMessage()), ()
+    return True
+
+
 class _StdoutHandler(logging.Handler):
     """Prints plain lines to the current `sys.stdout`."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print_line(printable(self.format(record)))
+        print_line(self.format(record))
 
 
 class _TimestampFormatter(logging.Formatter):
@@ -36,7 +42,7 @@ class _LazyFileHandler(logging.FileHandler):
     """Creates the file and its folder with the first line."""
 
     def __init__(self, path: Path):
-        super().__init__(path, encoding="utf-8", errors="backslashreplace", delay=True)
+        super().__init__(path, encoding="utf-8", delay=True)
         self.setFormatter(_TimestampFormatter())
 
     def _open(self) -> TextIOWrapper:
@@ -47,6 +53,7 @@ class _LazyFileHandler(logging.FileHandler):
 log = logging.getLogger("ppose")
 log.setLevel(logging.DEBUG)
 log.propagate = False  # keeps the output out of the handlers of a host program
+log.addFilter(_escape)
 log.addHandler(_StdoutHandler(logging.INFO))
 
 

@@ -20,6 +20,7 @@ from ppose.weights.pickled_arrays import NUMBERS, PickledArray, read_pickled_arr
 _SAFETENSORS = {f"{code[0].upper()}{8 * int(code[1])}": code for code in NUMBERS - {"b1"}}
 _SAFETENSORS |= {"BOOL": "b1", "BF16": "u2"}
 _METADATA = "__metadata__"  # key of the metadata in the header of a safetensors file
+_LONGEST_HEADER = 1 << 23  # bytes of it: 40,000 tensors
 
 
 class WeightsError(PposeError, ValueError):
@@ -74,9 +75,10 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str,
 
 def read_metadata(path: str | Path) -> dict[str, str]:
     """The metadata of a safetensors file; WeightsError for other files."""
+    path = Path(path)
     try:
-        with safetensors.safe_open(path, framework="np") as file:
-            return file.metadata() or {}
+        with path.open("rb") as file:
+            return _header(path, file)[1].get(_METADATA) or {}
     except safetensors.SafetensorError as error:
         raise WeightsError(f"{path}: not a complete safetensors file ({error})") from None
 
@@ -207,9 +209,7 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[dict[str, np.ndarray
         safetensors.SafetensorError: not a complete safetensors file.
         WeightsError: a dtype without a counterpart in NumPy.
     """
-    with safetensors.safe_open(path, framework="np"):
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+    length, header = _header(path, file)
     metadata = header.pop(_METADATA, None) or {}
     arrays = {}
     for name, entry in sorted(header.items()):
@@ -219,9 +219,28 @@ def _read_safetensors(path: Path, file: IO[bytes]) -> tuple[dict[str, np.ndarray
         file.seek(8 + length + entry["data_offsets"][0])
         if file.readinto(flat.data) != flat.nbytes:  # type: ignore[attr-defined]
             raise safetensors.SafetensorError(f"'{name}' is truncated")
-        array = flat.reshape(entry["shape"])
+        try:
+            array = flat.reshape(entry["shape"])
+        except ValueError as error:
+            raise WeightsError(f"{path}: damaged, '{name}' has no shape ({error})") from None
         arrays[name] = from_bfloat16(array) if entry["dtype"] == "BF16" else array
     return arrays, metadata
+
+
+def _header(path: Path, file: IO[bytes]) -> tuple[int, dict[str, Any]]:
+    """The length of the header and its content, which the library has validated."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise WeightsError(f"{path}: damaged, its header has {length} bytes")
+    with safetensors.safe_open(path, framework="np"):
+        return length, json.loads(file.read(length), object_pairs_hook=_once)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise safetensors.SafetensorError("its header has a name twice")
+    return found
 
 
 _FOREIGN = (
@@ -260,7 +279,9 @@ def _foreign(path: Path, start: bytes) -> str:
 
 def from_bfloat16(bits: np.ndarray) -> np.ndarray:
     """float32 from the bits of bfloat16, which are the upper half of a float32."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
 
 
 def float32(name: str, array: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import pytest
 
 from ppose.codecs.part_layout import SIMPLEPOSE, PartLayout
 from ppose.codecs.part_maps import part_maps
-from ppose.config import build
+from ppose.config import ConfigError, build
 from ppose.structures.skeleton import COCO17, Joint, Skeleton
 
 # Limbs of the published weights as joint indices, in the order of their channels
@@ -40,6 +40,15 @@ def test_joints_and_limbs_default_to_the_skeleton():
 def test_a_layout_from_a_config():
     node = {"type": "PartLayout", "skeleton": "coco17", "limbs": [["nose", "left_eye"]]}
     assert build(node, PartLayout, "parts").limb_index.tolist() == [[0, 1]]
+
+
+def test_limbs_as_indices_are_refused_with_their_names():
+    node = {"skeleton": "coco17", "limbs": [[0, 1], [5, 7]]}
+    expected = (
+        r"parts: limbs: .* from 0: limbs: \[\[nose, left_eye\], \[left_shoulder, left_elbow\]\]$"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        build(node, PartLayout, "parts")
 
 
 def test_joints_are_converted_to_channels_and_back():

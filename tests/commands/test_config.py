@@ -61,7 +61,7 @@ TOPDOWN = [
     ("input_size=[96.0, 128]", "input_size.0: expected int in 1..8192, found float 96.0"),
     ("input_size=[96, 1000000]", "input_size.1: expected int in 1..8192"),
     ("codec.stride=0", "codec.stride: expected int in 1..256"),
-    ("model.backbone.width=100000000", "model.backbone.width: expected int in 1..512"),
+    ("model.backbone.width=100000000", "model.backbone.width: expected int in 1..256"),
     ("train_transforms.0={type: BoxCrop, size_wh: [64, 64]}", "train_transforms.0.size_wh: exp"),
     # The codec, and the crop.
     ("codec.sigma=0", "codec.sigma: expected float above 0"),

@@ -1,5 +1,6 @@
 """`tools/export.py` keeps a bundle only if every backend finds in it what the network finds."""
 
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -60,6 +61,28 @@ def test_a_wrong_network_is_not_kept(experiment, tmp_path, monkeypatch):
         bbox_file=BOXES,
         tolerance=1e4,
     )
+
+
+def test_a_full_disk_leaves_the_bundle_that_is_there(tmp_path):
+    folder = tmp_path / "bundle"
+    shutil.copytree(ROOT / "configs/weights/bundles/quickstart", folder)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    code = (
+        "import resource, sys; from ppose.commands import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000)); main(sys.argv[1:])"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code, "export", "-c", "quickstart", f"--output_dir={folder}"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    [line] = run.stderr.splitlines()
+    assert run.returncode == 1
+    assert str(folder / "model.pdiparams") in line
+    assert "1,000,000 bytes" in line
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_one_picture_without_boxes_is_one_person(experiment, tmp_path):

@@ -170,11 +170,18 @@ def test_here_is_relative_inside_the_working_directory(write, tmp_path, monkeypa
         ("a: ${b.x}\nb: ${a.y}", (), "circular"),
         ("a: ${b}\nb: ${a}", ["a.x=1"], "circular"),
         ("_base_: run.yml", (), "circular"),
-        ("a: &x [*x]", (), "not valid YAML: found unconstructable recursive node"),
-        ("a: &x {b: *x}", (), "not valid YAML: found unconstructable recursive node"),
-        ("a: 2024-13-01", (), "not valid YAML: month must be"),
+        (
+            "a: &x [*x]",
+            (),
+            "line 1, column 4: found unconstructable recursive node",
+        ),
+        (
+            "a: &x {b: *x}",
+            (),
+            "line 1, column 4: found unconstructable recursive node",
+        ),
         ("a: {1: x, 2: x, 1: y}", (), "duplicate key '1'"),
-        ("? [a]\n: 1\n? [a]\n: 2", (), r"not valid YAML: (.*\n)+found unhashable key"),
+        ("? [a]\n: 1\n? [a]\n: 2", (), "YAML: line 1, column 3: a key is a list or dict"),
         ("a: {b: 1}", ["a.c.d=1"], "a has no key 'c'"),
         ("a: {b: 1}", ["a.b.c=1"], "value 1 and has no keys"),
         ("a: [1]", ["a.3=1"], "a list of 1"),
@@ -192,13 +199,13 @@ def test_errors_are_explained(write, text, overrides, message):
 def test_a_file_with_too_many_keys_is_refused_quickly(write):
     # The search for duplicate keys is not quadratic.
     path = write("\n".join(f"k{i}: 0" for i in range(100_000)))
-    with pytest.raises(ConfigError, match="more than 100000 values"):
+    with pytest.raises(ConfigError, match="more than 50000 values"):
         load_config(path)
 
 
 def test_a_large_file_is_refused_before_it_is_parsed(write):
-    with pytest.raises(ConfigError, match="run.yml: more than 10 MB"):
-        load_config(write("a: [ #".ljust(10_000_001, "x")))
+    with pytest.raises(ConfigError, match="run.yml: more than 1000 kB; take the original file"):
+        load_config(write("a: [ #".ljust(1_000_001, "x")))
 
 
 def test_a_missing_base_is_an_error_that_suggests_a_name(write):

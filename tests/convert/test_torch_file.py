@@ -266,7 +266,7 @@ def tensor(count, size=None, stride=1, offset=0, dtype=b"Float"):
     return b"}X\x01\0\0\0a" + made + b"s."
 
 
-NESTED = b"})" + b"\x85" * 900_000 + b"K\x01s."
+NESTED = b"})" + b"\x85" * 400_000 + b"K\x01s."
 HOSTILE = {
     "nested key": (archive(NESTED), "has a tuple as a key"),
     "nested key, old": (old(NESTED), "has a tuple as a key"),

@@ -70,6 +70,7 @@ def test_invalid_boxes_are_counted_and_skipped(write):
         "skipped: box without a width or height: 3 (entry 1: bbox [1, 2, 0, 4]; "
         "entry 2: bbox [1, 2, 3, -4]; entry 3: bbox [1, 2, 1e-99, 4])",
         "skipped: box score outside 0..1: 2 (entry 4: score 87; entry 5: score -0.1)",
+        "skipped: box of another category than people: 2 (entry 6: 3; entry 7: 3)",
     ]
 
 
@@ -77,7 +78,7 @@ def test_invalid_boxes_are_counted_and_skipped(write):
     ("content", "message"),
     [
         ("{", "not valid JSON"),
-        ({"a": 1}, "expected a list"),
+        ({"a": 1}, "has no boxes; expected a list"),
         ([3], "entry 0: expected an object"),
         ([{"bbox": [1, 2, 3, 4]}], "entry 0: needs a file_name or an image_id"),
         ([{"file_name": "a", "bbox": [1, 2, 3]}], "entry 0: bbox has to be"),

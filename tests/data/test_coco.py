@@ -78,7 +78,7 @@ def filled(folder):
     return folder
 
 
-def load(folder, data=None, boxes=None, skeleton=FIVE, min_box_score=0.0):
+def load(folder, data=None, boxes=None, skeleton=FIVE, min_box_score=0.0, categories=None):
     path = folder / "keypoints.json"
     path.write_text(data if isinstance(data, str) else json.dumps(data or whole_file()))
     bbox_file = None
@@ -86,7 +86,9 @@ def load(folder, data=None, boxes=None, skeleton=FIVE, min_box_score=0.0):
         bbox_file = folder / "detections.json"
         bbox_file.write_text(json.dumps(boxes))
         bbox_file = str(bbox_file)
-    return CocoDataset(str(folder / "images"), str(path), skeleton, bbox_file, min_box_score)
+    return CocoDataset(
+        str(folder / "images"), str(path), skeleton, bbox_file, min_box_score, categories
+    )
 
 
 def test_people_are_sorted_by_image(folder):
@@ -161,7 +163,7 @@ def test_pycocotools_scores_the_ground_truth(folder):
     results = [
         {
             "image_id": dataset.images[dataset.image_index[i]].image_id,
-            "category_id": dataset.category_id,
+            "category_id": int(dataset.category_ids[i]),
             "keypoints": dataset.keypoints[i].ravel().astype(float).tolist(),
             "score": 0.9,
         }
@@ -321,8 +323,8 @@ PROBLEMS = [
         {1},
     ),
     (without("bbox"), "skipped", "box that is not four finite numbers", {1}),
-    (in_annotation(area=0), "repaired", "area not above 0, using the area of the box", set()),
-    (without("area"), "repaired", "area not above 0, using the area of the box", set()),
+    (in_annotation(area=0), "repaired", "no area above 0, estimated as 0.53 of the box", set()),
+    (without("area"), "repaired", "no area above 0, estimated as 0.53 of the box", set()),
     (in_annotation(keypoints=LABELS[:-1]), "skipped", "keypoints of the wrong length", {1}),
     (in_annotation(keypoints=[]), "skipped", "keypoints of the wrong length", {1}),
     (in_annotation(keypoints="none"), "skipped", "keypoints of the wrong length", {1}),
@@ -345,6 +347,30 @@ PROBLEMS = [
     (in_annotation(image_id=[285]), "skipped", "annotation of an unknown image", {1}),
     (added("annotations", None, "a"), "skipped", "annotation that is not an object", set()),
     (duplicate, "skipped", "duplicate annotation", set()),
+    (
+        added("annotations", person(77, 285)),
+        "kept",
+        "same box and keypoints as another annotation",
+        set(),
+    ),
+    (
+        in_annotation(bbox=[4, 5, 80, 31]),
+        "kept",
+        "box with a tenth or more outside its image",
+        set(),
+    ),
+    (
+        in_annotation(keypoints=[0, 0, 2] * 2 + LABELS[6:]),
+        "kept",
+        "several labelled keypoints at 0, 0",
+        set(),
+    ),
+    (
+        in_annotation(keypoints=[1, 1, 0] * 5),
+        "kept",
+        "keypoints that all have visibility 0, so unlabelled",
+        {1},
+    ),
 ]
 
 
@@ -357,7 +383,7 @@ def test_a_problem_is_reported_and_affects_no_other_entry(folder, damage, action
     dataset = load(folder, data)
     assert dataset.problems[kind].action == action
     assert f"{action}: {kind}: " in dataset.summary()
-    assert set(dataset.person_ids.tolist()) == USED - lost
+    assert set(dataset.person_ids.tolist()) - {77} == USED - lost
     assert np.isfinite(dataset.keypoints).all()
     assert set(np.unique(dataset.keypoints[..., 2])) <= {0, 1, 2}
     assert dataset.areas.min() > 0
@@ -417,12 +443,61 @@ def test_a_person_without_a_usable_box_stays_in_the_ground_truth(folder):
     assert 1 in {a["id"] for a in dataset.ground_truth()["annotations"]}
 
 
-def test_other_categories_with_the_same_joints_are_reported(folder):
+def species():
+    """People 1 and 3, an ape 2 with the same joints, and a dog 6 with others."""
     data = whole_file()
     data["categories"].insert(0, {"id": 2, "name": "ape", "keypoints": list(FIVE.joint_names)})
+    data["annotations"][1]["category_id"] = 2
+    data["annotations"].append(person(6, 285, category_id=18, keypoints=[1, 1, 2] * 9))
+    return data
+
+
+DOG = "category with other joints, or not one of `categories`"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "used", "dropped"),
+    [
+        (None, {1: 1, 2: 2, 3: 1}, 1),
+        (["ape"], {2: 2}, 5),
+        ([1], {1: 1, 3: 1}, 2),
+        (["person", 2], {1: 1, 2: 2, 3: 1}, 1),
+    ],
+)
+def test_categories_with_the_joints_are_pooled(folder, wanted, used, dropped):
+    dataset = load(folder, species(), categories=wanted)
+    found = dict(zip(dataset.person_ids.tolist(), dataset.category_ids.tolist(), strict=True))
+    assert found == used
+    assert dataset.problems[DOG].count == dropped
+    several = len(set(used.values())) > 1
+    assert ("by category: person 2, ape 1" in dataset.summary()) == several
+    truth = dataset.ground_truth()
+    assert {a["id"]: a["category_id"] for a in truth["annotations"]}.items() >= used.items()
+    assert {c["id"] for c in truth["categories"]} == set(used.values())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        (["aep"], "categories: there is no 'aep'; did you mean 'ape'"),
+        ([7], "categories: there is no 7; known: ape, person, dog, 2, 1, 18"),
+        ("all", r"category 18 \('dog'\) has 2 joints, skeleton 'five' has 5; only annotated: a, b"),
+        (["dog"], r"category 18 \('dog'\) has 2 joints"),
+    ],
+)
+def test_categories_that_cannot_be_used(folder, wanted, message):
+    data = species()
+    data["categories"][-1]["keypoints"] = ["a", "b"]
+    with pytest.raises(DataError, match=message):
+        load(folder, data, categories=wanted)
+
+
+def test_categories_without_joint_names_are_pooled_if_their_annotations_fit(folder):
+    data = species()
+    for category in data["categories"]:
+        category.pop("keypoints", None)
     dataset = load(folder, data)
-    assert dataset.category_id == 1
-    assert "category 2 ('ape')" in str(dataset.problems)
+    assert dataset.categories == {1: "person", 2: "ape"}
 
 
 def test_an_image_damaged_after_loading_is_named(folder):
@@ -474,7 +549,11 @@ def test_detected_boxes_are_used_unchanged(folder):
     assert dataset.person_ids.tolist() == [-1, -1]
     assert dataset.areas.tolist() == [1800, 1800]
     assert dataset.box_source == "detections.json"
-    assert dataset.summary() == "boxes of detections.json: 2 on 2 of 3 images"
+    assert dataset.summary().splitlines() == [
+        "boxes of detections.json: 2 on 2 of 3 images",
+        "  kept: box with a tenth or more outside its image: 2 (000000000139.png, image 139: bbox "
+        "[-5.0, 1.5, 90.0, 20.0]; 000000000285.png, image 285: bbox [-5.0, 1.5, 90.0, 20.0])",
+    ]
     assert dataset[1].meta["box_score"] == 0.5
     assert {a["id"] for a in dataset.ground_truth()["annotations"]} == {1, 2, 3, 4, 5}
 
@@ -579,6 +658,31 @@ def test_invalid_files_are_errors(folder, data, message):
         load(folder, data)
 
 
+def test_missing_areas_are_estimated_and_marked(folder):
+    data = whole_file()
+    del data["annotations"][0]["area"]
+    dataset = load(folder, data)
+    assert dataset.areas.tolist() == pytest.approx([700, 0.53 * 41 * 31, 700])
+    marked = [a["id"] for a in dataset.ground_truth()["annotations"] if "area_estimated" in a]
+    assert marked == [1]
+
+
+@pytest.mark.parametrize("boxes", [False, True], ids=["annotations", "bbox_file"])
+def test_corners_in_place_of_widths_are_an_error(folder, boxes):
+    data, found = whole_file(), None
+    if boxes:
+        found = [box(bbox=[30.0, 20.0, 60.0, 46.0])] * 3
+    else:
+        data["annotations"] = [
+            person(
+                i, 285, bbox=[30, 20, 62, 46], keypoints=[31, 21, 2, 61, 45, 2, 40, 30, 2, *[0] * 6]
+            )
+            for i in range(1, 4)
+        ]
+    with pytest.raises(DataError, match=r"\.json: boxes .*are they x1 y1 x2 y2\?"):
+        load(folder, data, boxes=found)
+
+
 def test_a_binary_file_is_an_error(folder):
     (folder / "a.json").write_bytes(b"\x1f\x8b\x08\x00")
     with pytest.raises(DataError, match=r"a\.json is not a text file .*unpack it"):
@@ -606,8 +710,8 @@ def test_missing_paths_are_errors(folder):
 def test_no_usable_box_is_an_error(folder):
     with pytest.raises(DataError, match=r"category 1.* score of at least 0\.9"):
         load(folder, boxes=[box()], min_box_score=0.9)
-    with pytest.raises(DataError, match=r"detections\.json is not a list"):
-        load(folder, boxes={"annotations": []})
+    with pytest.raises(DataError, match=r"detections\.json has no boxes; expected a list of"):
+        load(folder, boxes={"boxes": []})
 
 
 # Properties.

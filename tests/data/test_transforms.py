@@ -25,7 +25,7 @@ from ppose.data.transforms import (
     apply_transforms,
 )
 from ppose.structures import Sample, geometry
-from ppose.structures.skeleton import COCO17
+from ppose.structures.skeleton import COCO17, Joint, Skeleton
 from ppose.utils.errors import PposeError
 
 SIZE = (96, 128)
@@ -154,6 +154,55 @@ def test_half_body_keeps_the_box_of_people_with_few_joints():
     sample = spotted()
     sample.keypoints[0, 8:, 2] = 0
     assert HalfBody(COCO17, p=1, min_joints=8)(sample, np.random.default_rng(0)) is sample
+
+
+def halves(upper, lower, **parts):
+    names = [f"{side}_{n}" for n in range((upper + lower) // 2) for side in ("left", "right")]
+    names += ["nose"] * ((upper + lower) % 2)
+    joints = [
+        Joint(name, 0.1, part=parts.get(name, "upper" if i < upper else "lower"))
+        for i, name in enumerate(names)
+    ]
+    return Skeleton("mine", joints, [])
+
+
+@pytest.mark.parametrize(
+    ("skeleton", "arguments", "message"),
+    [
+        (
+            halves(10, 0),
+            {},
+            "0 joints with part: lower, .* needs 3; write .* as {.*, part: lower}, or",
+        ),
+        (
+            halves(0, 10),
+            {},
+            "0 joints with part: upper, .* such as {name: .*, part: upper}, or",
+        ),
+        (halves(8, 2), {}, "2 joints with part: lower"),
+        (halves(6, 6, left_5="upper"), {}, "'left_5' is in the upper body, but its mirror"),
+        (halves(4, 4), {}, r"8 joints, .* min_joints has to be in 0\.\.7, found 8"),
+        (halves(4, 4), {"min_joints": -1}, r"min_joints has to be in 0\.\.7, found -1"),
+    ],
+)
+def test_half_body_refuses_what_it_cannot_halve(skeleton, arguments, message):
+    node = {"type": "HalfBody", "skeleton": skeleton.node(), **arguments}
+    with pytest.raises(ConfigError, match=f"node: HalfBody: skeleton 'mine'.*{message}"):
+        build(node, Transform, "node")
+    build(node | {"skeleton": halves(4, 4).node(), "min_joints": 7}, Transform)
+
+
+def test_half_body_after_the_crop_would_do_nothing():
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    with pytest.raises(PipelineError, match="HalfBody has to come before the crop"):
+        HalfBody(COCO17, p=1)(sample, np.random.default_rng(0))
+
+
+def test_a_flip_swaps_sides_that_only_the_names_tell():
+    plain = Skeleton("mine", [Joint(name, 0.1) for name in COCO17.joint_names], [])
+    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
+    flipped = RandomFlip(plain, p=1)(sample, np.random.default_rng(0))
+    assert (flipped.keypoints == sample.keypoints[:, COCO17.mirror_index]).all()
 
 
 def test_color_jitter_changes_colours_only_if_enabled():

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import yaml
 from conftest import ROOT
 
 from ppose.deploy.bundle import DESCRIPTION, Bundle, BundleError
@@ -96,6 +97,39 @@ def test_invalid_description(bundle, old, new, message):
     replace_in_description(bundle, old, new)
     with pytest.raises(BundleError, match=message):
         Bundle(bundle)
+
+
+def without_mirrors(bundle, names=None):
+    path = bundle / DESCRIPTION
+    about = yaml.safe_load(path.read_text(encoding="utf-8"))
+    skeleton = about["codec"]["skeleton"]
+    for i, joint in enumerate(skeleton["joints"]):
+        joint["mirror"] = None
+        joint["name"] = f"{names}{i}" if names else joint["name"]
+    skeleton["limbs"] = []
+    path.write_text(yaml.safe_dump(about), encoding="utf-8")
+
+
+def test_pairs_of_an_older_bundle_are_found_in_the_names(bundle, capsys):
+    expected = Bundle(bundle).codec.skeleton.mirror_index
+    assert capsys.readouterr().err == ""
+    without_mirrors(bundle)
+    assert (Bundle(bundle).codec.skeleton.mirror_index == expected).all()
+    assert "mirror pairs found in the names: left_eye/right_eye" in capsys.readouterr().err
+
+
+def test_a_flip_test_without_pairs_is_refused(bundle):
+    without_mirrors(bundle, names="point")
+    with pytest.raises(BundleError, match=r"pose\.yml: flip_test: codec: .* no mirror pairs.*none"):
+        Bundle(bundle)
+    path = bundle / DESCRIPTION
+    about = yaml.safe_load(path.read_text(encoding="utf-8"))
+    about["codec"]["skeleton"]["mirror"] = "none"
+    path.write_text(yaml.safe_dump(about), encoding="utf-8")
+    assert Bundle(bundle).flip_test
+    del about["codec"]["skeleton"]["mirror"]
+    path.write_text(yaml.safe_dump(about | {"flip_test": False}), encoding="utf-8")
+    assert not Bundle(bundle).flip_test, "as it was"
 
 
 def test_billion_laughs(bundle):

@@ -38,6 +38,7 @@ PHOTOS = ROOT / "dataset" / "test_image"
 SCENES = np.load(ROOT / "tests" / "golden" / "imhn_targets_grouping.npz")
 # Tolerance of positions, in pixels of the input.
 TOLERANCE = 1e-3
+UNPAIRED = [{**joint, "mirror": None} for joint in COCO17.node()["joints"]]
 
 
 def _skip(reason):
@@ -632,6 +633,8 @@ def changed(folder, tmp_path, path, value):
         ("quickstart", "network.sha256", {"model.onnx": "0"}, "damaged, or from another export"),
         ("quickstart", "postprocess.oks_nms", 2, "oks_nms: expected a number in 0..1"),
         ("quickstart", "flip_test", "perhaps", "flip_test: expected true or false"),
+        ("quickstart", "codec.skeleton.joints", UNPAIRED, "flip_test: expected joints with mir"),
+        ("quickstart", "codec.skeleton.mirror", "none", "mirror: expected none, and no joint"),
         ("imhn_quickstart", "crop.scales", [], "at least one factor"),
         ("imhn_quickstart", "crop.scales", [1.0] * 21, "at most 20"),
         ("imhn_quickstart", "crop.size", 10**6, "expected an integer in 1..16384"),
@@ -655,6 +658,13 @@ def test_invalid_description(infer, bundle, tmp_path, config, path, value, messa
     assert (made.returncode, made.stdout) == (1, ""), made.stderr
     assert re.search(f"^error: .*({message})", made.stderr), made.stderr
     assert made.stderr.count("\n") == 1
+
+
+def test_flips_without_pairs_have_to_be_stated(infer, bundle, tmp_path):
+    stated = [joint | {"mirror": "none"} for joint in UNPAIRED]
+    folder = changed(bundle("quickstart"), tmp_path, "codec.skeleton.joints", stated)
+    made = infer("--model_dir", folder, "--image_file", PHOTOS / "pole.jpg")
+    assert made.returncode == 0, made.stderr
 
 
 @pytest.mark.parametrize(

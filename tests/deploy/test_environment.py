@@ -17,7 +17,7 @@ PEOPLE = ROOT / "dataset" / "test_image" / "people.jpg"
 # Import names of the packages that pip installs for training.
 TRAINING = (
     *("paddle", "paddleslim", "numba", "pycocotools", "PIL", "safetensors", "msgspec", "tqdm"),
-    *("psutil", "visualdl", "matplotlib", "sklearn", "scipy", "pandas", "requests", "onnx"),
+    *("av", "psutil", "visualdl", "matplotlib", "sklearn", "scipy", "pandas", "requests", "onnx"),
 )
 # Runs a script with some imports disabled, as in an environment without these packages.
 WITHOUT = """

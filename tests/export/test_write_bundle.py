@@ -19,6 +19,7 @@ from ppose.deploy.session_runner import load_estimator, load_runner
 from ppose.experiment import Experiment
 from ppose.export.write_bundle import FORMATS, export_bundle
 from ppose.inference.request import Request
+from ppose.structures.skeleton import COCO17
 from ppose.training.post_training import quantize_trained
 from ppose.training.state import float_arrays
 from ppose.weights.weight_file import save_arrays
@@ -204,6 +205,18 @@ def test_codec_crop_and_postprocess_match_the_config(request, tmp_path, family):
             if isinstance(value, int | float | str | bool | tuple):
                 assert found[name] == value, name
     assert bundle.flip_test == experiment.flip_test
+
+
+def test_mirrors_found_in_names_and_stated_are_written(quickstart, small_run, tmp_path):
+    joints = [{"name": j.name, "sigma": j.sigma} for j in COCO17.joints]
+    joints[0]["mirror"] = "none"
+    skeleton = {"name": "mine", "joints": joints, "limbs": []}
+    change = f"skeleton={json.dumps(skeleton)}"
+    bundle = export_bundle(Experiment.from_file(quickstart, [*small_run, change]), tmp_path)
+    written = bundle.about["codec"]["skeleton"]["joints"]
+    expected = ["none", *(j.mirror for j in COCO17.joints[1:])]
+    assert [joint["mirror"] for joint in written] == expected
+    assert not bundle.codec.skeleton.mirror_is_guessed
 
 
 def test_files_of_formats_no_longer_requested_are_deleted(top_down, tmp_path):

@@ -4,6 +4,3 @@ A module of this package generates the files of one family of formats and lists 
 `READERS`; `harness` runs the readers, test_hostile a few hundred cases of each, and
 benchmarks/hostile.py as many as asked for.
 """
-
-# The modules of this package that have `READERS`.
-MODULES: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import pkgutil
 import random
 import time
 import traceback
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import psutil
 
-from hostile import MODULES
+import hostile
 from ppose.utils.errors import PposeError
 
 OUTCOMES = ("fine", "clear error", "unclear error", "traceback", "crash", "hang", "memory")
@@ -56,10 +57,12 @@ class Result:
 
 
 def readers() -> dict[str, Reader]:
-    """All readers by name."""
-    found = {}
-    for module in MODULES:
-        for reader in importlib.import_module(f"hostile.{module}").READERS:
+    """All readers by name: those in `READERS` of the modules of this package."""
+    found: dict[str, Reader] = {}
+    for module in pkgutil.iter_modules(hostile.__path__):
+        if module.name.startswith("test_"):
+            continue
+        for reader in getattr(importlib.import_module(f"hostile.{module.name}"), "READERS", ()):
             assert reader.name not in found, f"two readers are called {reader.name}"
             found[reader.name] = reader
     return found

@@ -50,3 +50,13 @@ def test_a_stack_of_matrices_equals_single_matrices(count):
     assert moved.dtype == np.float32
     for matrix, before, after in zip(matrices, points, moved, strict=True):
         assert np.allclose(geometry.transform_points(matrix, before), after, atol=1e-5)
+
+
+def test_iou():
+    boxes = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [20, 20, 4, 4], [3, 3, 0, 5]], float)
+    table = geometry.iou(boxes[:, None], boxes)
+    np.testing.assert_allclose(np.diag(table), [1, 1, 1, 0])
+    assert table[0, 1] == pytest.approx(50 / 150)
+    assert table[0, 2] == 0
+    # Scaled by 2: -5..15 and 0..20 in x, -5..15 in y.
+    assert geometry.iou(boxes[0], boxes[1], 2.0) == pytest.approx(300 / 500)

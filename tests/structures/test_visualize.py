@@ -69,6 +69,30 @@ def test_joints_and_limbs_have_the_colour_of_their_side():
     assert not is_orange(middle) and not is_blue(middle) and (middle != 90).any()
 
 
+def test_sides_come_from_the_mirrors_whatever_the_names():
+    joints = [Joint("L_End", 0.1), Joint("R_End", 0.1), Joint("middle", 0.1)]
+    skeleton = Skeleton("pair", joints, [("L_End", "middle"), ("R_End", "middle")])
+    found = pair()
+    np.testing.assert_array_equal(poses(found.keypoints, skeleton).draw(grey()), found.draw(grey()))
+
+
+def test_groups_of_a_skeleton_without_pairs_have_colours_of_their_own():
+    """A hand with three fingers and a bridge to a fourth, which is drawn as the middle."""
+    places = {
+        **{"wrist": (80, 100), "a": (20, 60), "b": (60, 20), "c": (110, 20), "hub": (140, 80)},
+        **{"d": (155, 20), "e": (155, 110)},
+    }
+    limbs = [("wrist", "a"), ("wrist", "b"), ("wrist", "c"), ("wrist", "hub")]
+    limbs += [("hub", "d"), ("hub", "e")]
+    hand = Skeleton("hand", [Joint(name, 0.1) for name in places], limbs)
+    drawn = poses([[[*at, 1] for at in places.values()]], hand).draw(grey())
+    middles = [np.mean([places[a], places[b]], axis=0).astype(int) for a, b in limbs]
+    hues = np.array([hue(drawn[y, x]) for x, y in middles])
+    apart = np.abs((hues[:, None] - hues + 90) % 180 - 90)
+    assert apart[~np.eye(len(limbs), dtype=bool)].min() >= 10
+    assert abs(hues[3] - hue((60, 225, 165))) <= 4
+
+
 def test_limbs_of_a_joint_below_the_threshold_are_not_drawn():
     image = grey()
     drawn = pair(scores=(0.29, 0.3, 0.9)).draw(image, min_score=0.3)
@@ -101,6 +125,21 @@ def test_line_thickness_grows_with_the_size_of_the_person():
         widths.append(int(changed(image, drawn)[:, 500 + reach // 2].sum()))
     assert widths[0] < widths[1] < widths[2]
     assert widths[0] >= 2
+
+
+@pytest.mark.parametrize("height", [10, 20, 40])
+def test_a_small_person_is_not_covered_by_the_drawing(height):
+    """The drawing grows with the person: it changes about as much of 20 as of 200 pixels."""
+
+    def drawn_part(height):
+        spread = np.random.default_rng(1).uniform(0, (0.4 * height, height), (17, 2))
+        keypoints = np.column_stack([40 + spread, np.ones(17)])[None]
+        image = grey(300, 300)
+        difference = np.abs(poses(keypoints, COCO17).draw(image).astype(int) - image).max(-1)
+        assert difference.max() > 40, "it is visible"
+        return difference.sum() / height**2
+
+    assert drawn_part(height) < 1.25 * drawn_part(200)
 
 
 def test_smaller_people_are_drawn_over_larger_ones():

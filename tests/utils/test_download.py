@@ -10,7 +10,14 @@ from pathlib import Path
 import pytest
 from one_file_server import CONTENT, SHA256, get, leftovers
 
-from ppose.utils.download import Checksum, DownloadError, cache_folder, download, fetch
+from ppose.utils.download import (
+    AddressError,
+    Checksum,
+    DownloadError,
+    cache_folder,
+    download,
+    fetch,
+)
 
 
 def test_a_file_is_downloaded_once_and_no_temporary_file_is_left(server, tmp_path):
@@ -30,7 +37,12 @@ def test_a_target_of_the_wrong_size_is_replaced(server, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://h/a", "file:///a", "data://x", "http:///a", "http://u:p@h/a", "http://[::1/a"]
+    "url",
+    [
+        *("ftp://h/a", "file:///a", "data://x", "http:///a", "http://u:p@h/a", "http://[::1/a"),
+        *("http://a..b/c", f"http://{'a' * 64}.b/c", "http://a:b/c", "http://a:99999/c"),
+        "http://a/\ud800",
+    ],
 )
 def test_other_urls_are_refused(tmp_path, url):
     with pytest.raises(ValueError, match="URL"):
@@ -131,3 +143,11 @@ def test_cache_folder(monkeypatch, environment, folder):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert cache_folder() == folder
+
+
+def test_a_home_folder_that_nobody_has(tmp_path, monkeypatch):
+    with pytest.raises(AddressError, match="no such home folder"):
+        fetch("~nobody-of-that-name/a.bin")
+    monkeypatch.setenv("PPOSE_CACHE", "~nobody-of-that-name/a")
+    with pytest.raises(AddressError, match="no such home folder"):
+        cache_folder()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import threading
 from pathlib import Path
 
 import pytest
-from http_server import Server, serving
+from http_server import Server, answering, serving
 from one_file_server import CONTENT, SHA256, get, leftovers
 
 from ppose.utils.checksum import Checksum
@@ -202,3 +203,100 @@ def test_only_redirects_to_http_are_followed(server, tmp_path):
     for name in ("f.bin", "l.bin"):
         with pytest.raises(DownloadError, match=r"redirect|Redirection"):
             download(f"{server.url}/{name}", tmp_path / name)
+
+
+# Servers that are made to hurt
+
+
+def head(status: str, *headers: str) -> str:
+    return "\r\n".join([f"HTTP/1.1 {status}", 'ETag: "1"', *headers, "", ""])
+
+
+def to(address: str) -> str:
+    return head("302 Found", f"Location: {address}", "Content-Length: 0")
+
+
+CHUNKED = head("200 OK", "Transfer-Encoding: chunked")
+CHUNK = "400\r\n" + "a" * 1024 + "\r\n"
+UNASKED = head("206 Partial Content", "Content-Range: bytes 0-99/5000", "Content-Length: 100")
+UNASKED = UNASKED.replace('ETag: "1"\r\n', "")
+HOSTILE = {
+    "unasked part": ([(UNASKED + "a" * 100, 1)], r"sent a part \(206\) though the whole file"),
+    "endless body": ([(CHUNKED, 1), (CHUNK, -1)], "more than the"),
+    "endless trailers": ([(CHUNKED + "1\r\na\r\n0\r\n", 1), ("a: b\r\n" * 99, -1)], "without end"),
+    "endless interim": ([("HTTP/1.1 100 Continue\r\n\r\n" * 99, -1)], "without end"),
+    "endless headers": ([(head("200 OK")[:-2], 1), ("a: b\r\n", -1)], "headers"),
+    "endless status": ([("a" * 1000, -1)], "no connection"),
+    "empty": ([(head("200 OK", "Content-Length: 0"), 1)], "an empty file"),
+    "empty chunks": ([(CHUNKED + "0\r\n\r\n", 1)], "an empty file"),
+    "no content": ([(head("204 No Content"), 1)], "answered 204, not"),
+    "long length": ([(head("200 OK", f"Content-Length: {'9' * 5000}"), 1)], "not say how long"),
+    "negative length": ([(head("200 OK", "Content-Length: -5"), 1)], "not say how long"),
+    "colours": ([(head("404 \x1b[31mgone\x07"), 1)], r"404 \\x1b\[31mgone\\x07: check"),
+    "to half an address": ([(to("http://[::1"), 1)], "redirects to what is not a URL"),
+    "to no host": ([(to("http://a..b/c"), 1)], "redirects to what is not a URL"),
+    "to itself": ([(to("/a.bin"), 1)], "302"),
+    "endless redirect": (
+        [(head("302 Found", "Location: /b", "Transfer-Encoding: chunked"), 1), (CHUNK, -1)],
+        "without end",
+    ),
+    "silence": ([], "timed out"),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_replies_end_in_one_line(tmp_path, monkeypatch, capsys, name):
+    reply, message = HOSTILE[name]
+    monkeypatch.setattr("ppose.utils.http_transfer._UNKNOWN_LENGTH", 10_000)
+    with answering([reply]) as url, pytest.raises(DownloadError, match=message) as error:
+        download(f"{url}/a.bin", tmp_path / "a.bin", timeout=0.3, attempts=2, backoff=0.01)
+    assert not (tmp_path / "a.bin").exists()
+    for text in (str(error.value), *capsys.readouterr().err.splitlines()):
+        assert text.isprintable()
+        assert len(text) < 700
+
+
+def whole(text: str) -> list[tuple[str, int]]:
+    """The beginning of a file of ten bytes."""
+    return [(head("200 OK", "Content-Length: 10") + text, 1)]
+
+
+def part(span: str, text: str) -> list[tuple[str, int]]:
+    given = (f"Content-Range: {span}", f"Content-Length: {len(text)}")
+    return [(head("206 Partial Content", *given) + text, 1)]
+
+
+@pytest.mark.parametrize(
+    "span",
+    [
+        *("bytes 5-9/10", "bytes 4-9/20", "bytes 4-20/10", "bytes 4-3/10"),
+        *("bytes 4-9", "items 4-9/10", ""),
+    ],
+)
+def test_a_part_that_does_not_continue_is_not_taken(tmp_path, span):
+    replies = [whole("abcd"), part(span, "XXXXXX"), whole("abcdefghij")]
+    with answering(replies) as url:
+        path = download(f"{url}/a.bin", tmp_path / "a.bin", timeout=1, backoff=0.01)
+    assert path.read_bytes() == b"abcdefghij"
+
+
+def test_a_part_that_is_shorter_than_the_rest_is_continued(tmp_path):
+    replies = [whole("abcd"), part("bytes 4-6/10", "efg"), part("bytes 7-9/*", "hij")]
+    with answering(replies) as url:
+        path = download(f"{url}/a.bin", tmp_path / "a.bin", timeout=1, backoff=0.01)
+    assert path.read_bytes() == b"abcdefghij"
+
+
+def test_a_host_that_does_not_exist_is_not_tried_again(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def nobody(*arguments, **_):
+        asked.append(arguments[0])
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", nobody)
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(DownloadError, match=r"the host has no address \(.*Name or service"):
+        download("http://nowhere.invalid/a.bin", tmp_path / "a.bin")
+    assert asked == ["nowhere.invalid"]
+    assert "Trying again" not in capsys.readouterr().err

@@ -407,6 +407,46 @@ def test_a_huge_shape_without_content_is_rejected(tmp_path):
         read_arrays(tmp_path / "a.pdparams")
 
 
+# Hostile safetensors
+
+
+def entry(dtype="F32", shape="[2]", offsets="[0,8]"):
+    return f'{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}'
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        (f'{{"a":{entry(shape=str([1] * 65 + [2]))}}}', "no shape"),
+        (f'{{"a":{entry(shape="[0, 4611686018427387904]", offsets="[0,0]")}}}', "damaged"),
+        (f'{{"a":{entry(shape="[-2]")}}}', "damaged"),
+        (f'{{"a":{entry(shape="[4294967296, 4294967296]")}}}', "damaged"),
+        (f'{{"a":{entry(shape="[true]")}}}', "damaged"),
+        (f'{{"a":{entry(offsets="[-8,0]")}}}', "damaged"),
+        (f'{{"a":{entry(offsets="[8,0]")}}}', "damaged"),
+        (f'{{"a":{entry(offsets="[0,18446744073709551615]")}}}', "damaged"),
+        (f'{{"a":{entry()},"b":{entry()}}}', "damaged"),
+        (f'{{"a":{entry()},"a":{entry()}}}', "has a name twice"),
+        (f'{{"a":{entry(dtype="F31")}}}', "damaged"),
+        (f'{{"a":{entry(dtype="I4")}}}', "damaged"),
+        (f'{{"a":{entry(dtype="F8_E4M3", shape="[8]")}}}', "F8_E4M3, not supported"),
+        (f'{{"__metadata__":[1],"a":{entry()}}}', "damaged"),
+        ('{"a":' * 5000, "damaged"),
+        ('{"a":null}', "damaged"),
+        (f'{{"a":{entry()}' + " " * (1 << 23) + "}", "its header has 8388"),
+    ],
+)
+def test_hostile_safetensors_are_rejected(tmp_path, header, message):
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(8))
+    with pytest.raises(WeightsError, match=message) as error:
+        read_arrays(path)
+    assert str(path) in str(error.value)
+    assert "\n" not in str(error.value)
+    with contextlib.suppress(WeightsError):
+        assert read_metadata(path) == {}
+
+
 # Loading into a network
 
 

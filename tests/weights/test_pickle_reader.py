@@ -33,9 +33,9 @@ def shared_arrays(count: int, length: int) -> bytes:
 
 
 HOSTILE = {
-    "nested key": (b"})" + b"\x85" * 900_000 + b"K\x01s.", "has a tuple as a key"),
-    "nested value": (b"}" + NAME + b")" + b"\x85" * 900_000 + b"s.", "is a tuple"),
-    "nested lists": (b"}" + NAME + b"]" * 450_000 + b"a" * 449_999 + b"s.", "is a list"),
+    "nested key": (b"})" + b"\x85" * 400_000 + b"K\x01s.", "has a tuple as a key"),
+    "nested value": (b"}" + NAME + b")" + b"\x85" * 400_000 + b"s.", "is a tuple"),
+    "nested lists": (b"}" + NAME + b"]" * 200_000 + b"a" * 199_999 + b"s.", "is a list"),
     "shared key": (
         b"})" + b"".join(b"q%c0h%ch%c\x86" % (i, i, i) for i in range(50)) + b"K\x01s.",
         "has a tuple as a key",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from ppose.deploy.service.batching import EstimateFn
 from ppose.deploy.service.errors import RequestError
+from ppose.deploy.service.hosts import HostPatterns
 from ppose.deploy.service.limits import Limits
 from ppose.deploy.service.middleware import ServiceMiddleware
 from ppose.deploy.service.pages import add_page
@@ -34,7 +35,13 @@ from ppose.utils.log import log
 from ppose.version import __version__
 
 
-def make_app(estimate: EstimateFn, *, skeleton: Skeleton, limits: Limits | None = None) -> FastAPI:
+def make_app(
+    estimate: EstimateFn,
+    *,
+    skeleton: Skeleton,
+    limits: Limits | None = None,
+    allowed_hosts: Sequence[str] = ("*",),
+) -> FastAPI:
     """Creates an ASGI application that returns the people in an image, `POST /pose`.
 
     Routes and errors are documented in `/openapi.json`.
@@ -44,6 +51,7 @@ def make_app(estimate: EstimateFn, *, skeleton: Skeleton, limits: Limits | None 
             same thread; at startup it runs on a grey image, so that a broken network fails early.
         skeleton: of these poses.
         limits: None for the defaults.
+        allowed_hosts: names that the Host of a request may have, see `hosts.HostPatterns`.
     """
     service = Service(estimate, skeleton, limits or Limits())
 
@@ -63,13 +71,18 @@ def make_app(estimate: EstimateFn, *, skeleton: Skeleton, limits: Limits | None 
         # They load scripts from other sites.
         docs_url=None,
         redoc_url=None,
+        # It would point to whatever Host the request named.
+        redirect_slashes=False,
     )
     app.state.service = service
     _add_routes(app, service)
     add_page(app)
     _add_error_handlers(app)
     app.add_middleware(
-        ServiceMiddleware, requests=service.metrics.requests, max_bytes=service.limits.max_bytes
+        ServiceMiddleware,
+        requests=service.metrics.requests,
+        max_bytes=service.limits.max_bytes,
+        hosts=HostPatterns(allowed_hosts),
     )
     return app
 
@@ -112,7 +125,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         responses={503: {"model": Health, "description": "Not ready."}},
     )
     async def healthz() -> Response:
-        health = Health(status=service.status, queue=service.queue)
+        health = Health(status=service.status, queue=service.queue, uploads=len(service.uploads))
         status = 200 if health.status == "ready" else 503
         return Response(health.model_dump_json(), status, media_type="application/json")
 
@@ -142,7 +155,9 @@ def _add_error_handlers(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def handle_http_error(request: Request, error: HTTPException) -> Response:
         code = {404: "not_found", 405: "method"}.get(error.status_code, "http")
-        message = f"{request.method} {request.url.path[:100]}: {error.detail}; see /openapi.json"
+        message = (
+            f"{request.method[:20]} {request.url.path[:100]}: {error.detail}; see /openapi.json"
+        )
         headers = dict(error.headers or {})
         return RequestError(error.status_code, code, message, headers=headers).response()
 

@@ -6,6 +6,7 @@ import json
 
 from starlette.responses import Response
 
+_MAX_MESSAGE = 500  # characters; messages repeat what a client sent
 CLIENT_CLOSED_REQUEST = 499  # nginx's status code for clients that disconnected
 
 
@@ -29,6 +30,8 @@ class RequestError(Exception):
         retry_after: int | None = None,
         headers: dict[str, str] | None = None,
     ):
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[: _MAX_MESSAGE // 2]} … {message[-_MAX_MESSAGE // 2 :]}"
         super().__init__(message)
         self.status = status
         self.code = code

@@ -24,11 +24,12 @@ class ServiceMetrics:
     """Metrics with a separate registry, so that a process may run several applications.
 
     Args:
-        queue: returns the number of active requests.
+        queue: returns the number of requests whose image has arrived.
+        uploads: returns the number of uploads in progress.
         max_batch: the maximum batch size.
     """
 
-    def __init__(self, queue: Callable[[], float], max_batch: int):
+    def __init__(self, queue: Callable[[], float], uploads: Callable[[], float], max_batch: int):
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -63,9 +64,10 @@ class ServiceMetrics:
         )
         Gauge(
             "ppose_queue_length",
-            "Active pose requests: uploading, waiting or in the network.",
+            "Pose requests whose image has arrived: decoding, waiting or in the network.",
             registry=registry,
         ).set_function(queue)
+        Gauge("ppose_uploads", "Uploads in progress.", registry=registry).set_function(uploads)
 
     def record(self, seconds: Mapping[str, float], people: int) -> None:
         """Records a successful pose request with its `seconds` by stage."""

@@ -63,13 +63,15 @@ class SkeletonResponse(BaseModel):
 class Health(BaseModel):
     """State of the service; 200 for `ready`, else 503.
 
-    `draining`: shutting down, active requests are completed. `stuck`: the network has been running
-    longer than twice the time limit of requests. `failed`: the worker thread ended. The last two
-    require a restart.
+    `overloaded`: a new request would get 429 or probably 503, as the queue is full or its first
+    image has waited for half of the time limit. `draining`: shutting down, active requests are
+    completed. `stuck`: the network has been running longer than twice the time limit of requests.
+    `failed`: the worker thread ended. The last two require a restart.
     """
 
-    status: Literal["ready", "draining", "stuck", "failed"]
-    queue: int = Field(description="active requests")
+    status: Literal["ready", "overloaded", "draining", "stuck", "failed"]
+    queue: int = Field(description="requests whose image has arrived")
+    uploads: int = Field(description="uploads in progress")
 
 
 class Reason(BaseModel):
@@ -122,11 +124,11 @@ def error_responses(*statuses: int) -> dict[int | str, dict]:
 
 
 _ERROR_DESCRIPTIONS = {
-    408: "The upload took too long.",
-    413: "Too many bytes or pixels.",
+    408: "The upload took too long, or was the slowest when others needed its place.",
+    413: "Too many bytes or pixels, or decoding takes too long.",
     415: "Unsupported image format, content type or content encoding.",
     422: "Invalid parameters or form, or an empty, damaged or truncated image.",
-    429: "The queue is full.",
+    429: "The queue is full, or too many uploads are in progress.",
     500: "The network failed on this image.",
     503: "Shutting down, failed, or no response within the time limit.",
 }

@@ -6,8 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from typing import Any, Literal
 
 import anyio
@@ -21,17 +20,16 @@ from ppose.deploy.service.batching import (
     NetworkError,
     WorkerStoppedError,
 )
+from ppose.deploy.service.decoding import Decoders, check_header
 from ppose.deploy.service.errors import CLIENT_CLOSED_REQUEST, RequestError
-from ppose.deploy.service.image_bytes import check_header, decode
 from ppose.deploy.service.limits import Limits
 from ppose.deploy.service.prometheus import ServiceMetrics
 from ppose.deploy.service.schemas import PoseQuery
-from ppose.deploy.service.uploads import read_upload
+from ppose.deploy.service.uploads import Uploads
 from ppose.structures import Poses
 from ppose.structures.skeleton import Skeleton
-from ppose.utils.cpu import usable_cores
 
-Status = Literal["ready", "draining", "stuck", "failed"]
+Status = Literal["ready", "overloaded", "draining", "stuck", "failed"]
 
 
 class Service:
@@ -41,31 +39,41 @@ class Service:
         estimate, skeleton, limits: see `make_app`.
 
     Attributes:
-        queue: number of active requests.
+        uploads: uploads in progress.
         metrics: Prometheus metrics.
     """
 
     def __init__(self, estimate: EstimateFn, skeleton: Skeleton, limits: Limits):
         self.skeleton = skeleton
         self.limits = limits
-        self.queue = 0
-        self.metrics = ServiceMetrics(lambda: self.queue, limits.max_batch)
+        self.uploads = Uploads(limits.max_uploads)
+        self.metrics = ServiceMetrics(
+            lambda: self.queue, lambda: len(self.uploads), limits.max_batch
+        )
+        # In the order of their arrival; the values are when they arrived.
+        self._queued: dict[object, float] = {}
         self._submitted = 0
         self._draining = False
         self._batcher = Batcher(
             estimate,
             max_batch=limits.max_batch,
             max_wait=limits.max_wait_ms / 1e3,
-            coming=lambda: self.queue - self._submitted,
+            coming=lambda: self.queue + len(self.uploads) - self._submitted,
             on_batch=self.metrics.batches.observe,
             on_failure=self.metrics.failures.inc,
         )
-        self._pool = ThreadPoolExecutor(min(4, usable_cores()), "decode")
+        self._decoders = Decoders(limits.max_pixels, limits.decode_timeout)
         # One batch in the network, and one of decoded images that waits for it.
         self._decoded = anyio.Semaphore(2 * limits.max_batch)
 
     async def start(self) -> None:
-        """Starts the worker thread; raises NetworkError if the network fails on a grey image."""
+        """Starts the decoders and the worker thread.
+
+        Raises:
+            NetworkError: the network fails on a grey image.
+            RuntimeError: a decoder cannot be started.
+        """
+        await self._decoders.start()
         self._batcher.start()
         await asyncio.wrap_future(self._batcher.submit(np.full((256, 192, 3), 128, np.uint8)))
 
@@ -74,10 +82,15 @@ class Service:
         self._draining = True
 
     async def stop(self) -> None:
-        """Stops the threads; does not wait for a batch that hangs."""
+        """Stops decoders and threads; does not wait for a batch that hangs."""
         self.drain()
+        self._decoders.stop()
         await asyncio.to_thread(self._batcher.stop, 5.0)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def queue(self) -> int:
+        """Number of requests whose image has arrived."""
+        return len(self._queued)
 
     @property
     def status(self) -> Status:
@@ -86,14 +99,21 @@ class Service:
             return "draining"
         if not self._batcher.alive:
             return "failed"
-        return "stuck" if self._batcher.running > 2 * self.limits.timeout else "ready"
+        if self._batcher.running > 2 * self.limits.timeout:
+            return "stuck"
+        waited = time.monotonic() - next(iter(self._queued.values()), math.inf)
+        full = self.queue >= self.limits.max_queue
+        return "overloaded" if full or waited > self.limits.timeout / 2 else "ready"
 
     async def estimate_poses(self, request: Request, query: PoseQuery) -> dict[str, Any]:
         """Returns a `PoseResponse` as a dictionary, or raises RequestError."""
         clock = _Stopwatch()
+        if self._draining:
+            raise RequestError(503, "draining", "the service is shutting down", retry_after=5)
+        self._check_queue()
+        data = await self.uploads.read(request, self.limits)
+        clock.lap("upload")
         with self._queue_place():
-            data = await read_upload(request, self.limits)
-            clock.lap("upload")
             size_wh, result = await self._with_timeout(request, self._infer(data, clock), clock)
         clock.laps |= {"wait": result.waited, "network": result.took}
         poses = _filter(result.poses, query)
@@ -109,8 +129,16 @@ class Service:
     @contextmanager
     def _queue_place(self) -> Iterator[None]:
         """Occupies a place in the queue within the context."""
-        if self._draining:
-            raise RequestError(503, "draining", "the service is shutting down", retry_after=5)
+        self._check_queue()
+        place = object()
+        self._queued[place] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._queued[place]
+
+    def _check_queue(self) -> None:
+        """Raises RequestError if there is no place in the queue."""
         if not self._batcher.alive:
             raise _worker_failed()
         if self.queue >= self.limits.max_queue:
@@ -121,11 +149,6 @@ class Service:
                 f"all {self.limits.max_queue} places are taken; try again in {seconds} s",
                 retry_after=seconds,
             )
-        self.queue += 1
-        try:
-            yield
-        finally:
-            self.queue -= 1
 
     async def _with_timeout(self, request: Request, inference: Any, clock: _Stopwatch) -> Any:
         """Awaits `inference`; RequestError on timeout or if the client disconnects."""
@@ -153,11 +176,12 @@ class Service:
 
     async def _infer(self, data: bytes, clock: _Stopwatch) -> tuple[list[int], InferenceResult]:
         """Width and height of the image, and the people in it."""
-        loop = asyncio.get_running_loop()
         # Checked before queueing, so that invalid images are rejected immediately.
-        await loop.run_in_executor(self._pool, check_header, data, self.limits.max_pixels)
-        async with self._decoded:
-            image = await loop.run_in_executor(self._pool, decode, data)
+        pixels = check_header(data, self.limits.max_pixels)
+        async with AsyncExitStack() as held:
+            async with self._decoders.turn(pixels):
+                await held.enter_async_context(self._decoded)
+                image = await self._decoders.decode(data)
             clock.lap("decode")
             self._submitted += 1
             try:

@@ -9,9 +9,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import url2pathname
 
@@ -20,6 +21,7 @@ import numpy as np
 
 from ppose.utils.errors import PposeError
 from ppose.utils.log import log
+from ppose.utils.printable import printable
 from ppose.utils.timer import Timer
 
 # FFmpeg logs every damaged packet; `FrameReader` reports errors itself.
@@ -268,17 +270,19 @@ class FrameReader:
 
     def _open_capture(self) -> cv2.VideoCapture:
         if isinstance(self._source, int):
-            with _quiet():
+            with quiet_opencv():
                 return cv2.VideoCapture(self._source)
         milliseconds = round(1000 * self.timeout)
         limits = [
             *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, milliseconds),
             *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, milliseconds),
         ]
-        with _quiet():
-            capture = cv2.VideoCapture(
-                str(self._source), cv2.CAP_FFMPEG, [] if self.file else limits
-            )
+        with ExitStack() as stack:
+            stack.enter_context(quiet_opencv())
+            name = str(self._source)
+            if self.file:
+                name, limits = stack.enter_context(opencv_name(self.file)), []
+            capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG, limits)
         capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
         if self.file and capture.get(cv2.CAP_PROP_FOURCC) == _TEXT_FOURCC:
             capture.release()
@@ -302,8 +306,24 @@ class FrameReader:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppresses OpenCV's own messages about sources that cannot be opened."""
+def opencv_name(path: Path) -> Iterator[str]:
+    """A context with a name of the file for OpenCV, which takes UTF-8 only."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        pass
+    else:
+        yield str(path)
+        return
+    with TemporaryDirectory(prefix="ppose") as folder:
+        link = Path(folder, f"video{printable(path.suffix)}")
+        link.symlink_to(path.absolute())
+        yield str(link)
+
+
+@contextmanager
+def quiet_opencv() -> Iterator[None]:
+    """Suppresses OpenCV's own messages about files that cannot be opened."""
     logging = cv2.utils.logging
     before = logging.setLogLevel(logging.LOG_LEVEL_SILENT)
     try:
@@ -326,7 +346,8 @@ def _resolve_source(source: str | Path | int) -> str | Path | int:
     if not path.exists():
         raise VideoError(f"{path}: no such file")
     if not path.is_file():
-        raise VideoError(f"{path}: a folder, not a video file")
+        kind = "a folder" if path.is_dir() else "a device or a pipe"
+        raise VideoError(f"{path}: {kind}, not a video file")
     try:
         _first_bytes(path)
     except OSError as error:

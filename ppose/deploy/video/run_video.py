@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,13 @@ import cv2
 import numpy as np
 
 from ppose.deploy.video.frames import CLOSED, Frame, FrameReader, VideoError
+from ppose.deploy.video.scenes import SceneDetector
 from ppose.deploy.video.smoothing import OneEuroSmoother
 from ppose.deploy.video.tracking import UNTRACKED, TrackedPoses, Tracker
+from ppose.deploy.video.writer import open_writer
 from ppose.structures import Poses
-from ppose.utils.files import finite, write_json
+from ppose.utils.errors import PposeError
+from ppose.utils.files import RecordFile, file_name, finite, write_json
 from ppose.utils.interrupt import StopRequest
 from ppose.utils.log import log
 from ppose.utils.progress import progress
@@ -95,16 +98,16 @@ def run_video(
 
     Files in `output_dir`, named after the source:
 
-    - NAME.mp4: the frames with people drawn on them, with size and rate of the source; sides of odd
-      length are one pixel longer. Frames of a live source are repeated, so that the video plays in
-      real time.
+    - NAME.mp4: the frames with people drawn on them, with size, times and sound of the source;
+      sides of odd length are one pixel longer. Frames of a live source are repeated, so that the
+      video plays in real time. Without PyAV it has no sound and a constant rate.
     - NAME.jsonl: a line for each frame: `frame` (index), `time` (seconds) and `people`, each with
       `track_id` (null without a track), `box_xywh`, `score`, `keypoints` and, if smoothing is on,
       `raw_keypoints`. Each line is flushed before the frame is drawn, so that a crash loses none.
     - NAME.json: metadata: source, rate, size, joints, and how the run ended.
 
     After Ctrl-C, SIGTERM, a lost stream or an error all files are complete. A killed process leaves
-    the lines, but no playable video, because an MP4 has its index at the end.
+    the lines and, written by PyAV, a video without its last seconds.
 
     Args:
         source: file, URL (rtsp, http, …) or camera number.
@@ -121,14 +124,16 @@ def run_video(
         quiet: no progress bar.
 
     Raises:
-        VideoError: the source cannot be read, the video cannot be written, or no window can be
-            opened. No file has been written in this case.
+        VideoError: the source cannot be read, or no window can be opened: no file has been written
+            in this case. Or the video cannot be written; the lines so far are kept.
+        WriteError: there is no room for a file; the lines so far are kept.
         ValueError: a smoother without a tracker.
     """
     if smoother and not tracker:
         raise ValueError("a smoother needs a tracker")
     timer = timer or Timer()
     window = _Window() if show else None
+    scenes = SceneDetector()
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequest())
         reader = stack.enter_context(
@@ -143,12 +148,12 @@ def run_video(
         )
         paths = _output_paths(Path(output_dir), reader, save_video)
         outputs = _Outputs(reader, paths, draw_threshold, window, timer)
-        stack.callback(outputs.close)
+        stack.push(outputs)
         bar = stack.enter_context(progress(reader.frames, reader.name, "frame", quiet))
         for frames in reader.batches(lambda: stop.requested or outputs.quit_requested()):
             results = estimate([frame.image for frame in frames])
             for frame, poses in zip(frames, results, strict=True):
-                outputs.add(frame, _track(frame, poses, tracker, smoother, timer))
+                outputs.add(frame, _track(frame, poses, scenes, tracker, smoother, timer))
             outputs.finish_drawing(2 * batch_size)
             bar.update(len(frames))
         outputs.finish_drawing()
@@ -163,12 +168,15 @@ def run_video(
 def _track(
     frame: Frame,
     poses: Poses,
+    scenes: SceneDetector,
     tracker: Tracker | None,
     smoother: OneEuroSmoother | None,
     timer: Timer,
 ) -> TrackedPoses:
     with timer("tracking"):
-        tracked = tracker(poses, frame.time) if tracker else TrackedPoses.untracked(poses)
+        if not tracker:
+            return TrackedPoses.untracked(poses)
+        tracked = tracker(poses, frame.time, scenes(frame.image, frame.time))
         return smoother(tracked, frame.time) if smoother else tracked
 
 
@@ -182,9 +190,9 @@ class _OutputPaths:
 def _output_paths(folder: Path, reader: FrameReader, save_video: bool) -> _OutputPaths:
     name = reader.name
     paths = _OutputPaths(
-        folder / f"{name}.mp4" if save_video else None,
-        folder / f"{name}.jsonl",
-        folder / f"{name}.json",
+        folder / file_name(name, ".mp4") if save_video else None,
+        folder / file_name(name, ".jsonl"),
+        folder / file_name(name, ".json"),
     )
     for path in (paths.video, paths.poses, paths.metadata):
         if reader.file and path and path.exists() and path.samefile(reader.file):
@@ -222,9 +230,8 @@ class _Outputs:
         self._seconds = 0.0
         self._skeleton: dict[str, Any] = {}
         self._pending: deque[Future[np.ndarray]] = deque()
-        self._video = _VideoWriter(paths.video, reader) if paths.video else None
-        paths.poses.parent.mkdir(parents=True, exist_ok=True)
-        self._lines = paths.poses.open("w", encoding="utf-8")
+        self._video = open_writer(paths.video, reader) if paths.video else None
+        self._lines = RecordFile(paths.poses)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="drawing")
         if window:
             window.open(reader.title)
@@ -236,8 +243,7 @@ class _Outputs:
             self._skeleton = {"skeleton": skeleton.name, "joints": list(skeleton.joint_names)}
             self._write_metadata("running")
         with self._timer("writing"):
-            self._lines.write(json.dumps(finite(_json_line(frame, tracked))) + "\n")
-            self._lines.flush()
+            self._lines.add(json.dumps(finite(_json_line(frame, tracked))) + "\n")
         self._frames += 1
         if self._video or self._window:
             self._pending.append(self._pool.submit(self._draw, frame, tracked))
@@ -256,19 +262,40 @@ class _Outputs:
             self.quit = not self._window.is_open()
         return self.quit
 
-    def close(self) -> None:
-        """Closes all files and the window."""
+    def __enter__(self) -> _Outputs:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: object
+    ) -> None:
+        """Closes all files and the window; an error of that follows from an earlier one."""
         try:
-            # After an error, the queued frames are still drawn.
-            self._pool.shutdown(wait=True)
-        finally:
-            if self._video:
-                self._video.close()
-            self._lines.close()
-            if self._window:
-                self._window.close()
-            self._seconds = time.perf_counter() - self._started
-            self._write_metadata(self.ending)
+            self._close()
+        except (PposeError, OSError):
+            if error is None:
+                raise
+
+    def _close(self) -> None:
+        try:
+            try:
+                # After an error, the queued frames are still drawn.
+                self._pool.shutdown(wait=True)
+            finally:
+                if self._video:
+                    self._video.close()
+        except BaseException:
+            self.ending = FAILED
+            with suppress(OSError):  # of the same full disk
+                self._finish()
+            raise
+        self._finish()
+
+    def _finish(self) -> None:
+        self._lines.close()
+        if self._window:
+            self._window.close()
+        self._seconds = time.perf_counter() - self._started
+        self._write_metadata(self.ending)
 
     def result(self, signal: int | None) -> VideoResult:
         return VideoResult(
@@ -323,57 +350,6 @@ def _json_line(frame: Frame, tracked: TrackedPoses) -> dict[str, Any]:
         "box_source": tracked.poses.box_source,
         "people": people,
     }
-
-
-class _VideoWriter:
-    """Writes an MP4 with a constant frame rate.
-
-    Args:
-        path: the file.
-        source: has the frame size and rate.
-
-    Raises:
-        VideoError: OpenCV cannot write it.
-    """
-
-    def __init__(self, path: Path, source: FrameReader):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._fps, self._live = source.fps, source.live
-        width, height = source.size_wh
-        # MPEG-4 requires even sizes; OpenCV would crop the last row or column.
-        self._pad_wh = (width % 2, height % 2)
-        size_wh = (width + width % 2, height + height % 2)
-        self._writer = cv2.VideoWriter(
-            str(path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, size_wh
-        )
-        if not self._writer.isOpened():
-            raise VideoError(
-                f"{path}: OpenCV cannot write a video of {width}x{height} pixels at "
-                f"{self._fps:g} FPS; check that the folder is writable"
-            )
-        self._written = 0
-        self._last: np.ndarray | None = None
-
-    def add(self, image: np.ndarray, time: float) -> None:
-        """Writes the next frame; for a live source repeats the previous one until `time`."""
-        index = round(time * self._fps)
-        if self._live and self._written > index:
-            return
-        while self._live and self._last is not None and self._written < index:
-            self._write(self._last)
-        right, bottom = self._pad_wh
-        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-        if right or bottom:
-            bgr = cv2.copyMakeBorder(bgr, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        self._write(bgr)
-        self._last = bgr
-
-    def close(self) -> None:
-        self._writer.release()
-
-    def _write(self, bgr: np.ndarray) -> None:
-        self._writer.write(bgr)
-        self._written += 1
 
 
 class _Window:

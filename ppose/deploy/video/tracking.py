@@ -8,6 +8,7 @@ import numpy as np
 
 from ppose.metrics.oks import oks
 from ppose.structures import Poses
+from ppose.structures.geometry import iou
 
 UNTRACKED = -1
 
@@ -129,7 +130,7 @@ class Tracker:
         min_score: people with lower scores, such as fragments, are not tracked.
         min_similarity: smallest mean of IoU and OKS for a match.
         confirm_hits: consecutive frames after which a person gets an id; people in the first frame
-            get theirs immediately.
+            get theirs immediately, those after a cut do not, as it may be a flash.
         max_missed: frames without its person after which a track ends.
         max_gap: seconds between two frames after which all tracks end.
         min_joint_score: joints with lower scores are not compared.
@@ -172,21 +173,25 @@ class Tracker:
         self._tracks: _Tracks | None = None
         self._time = -np.inf
         self._next_id = 1
+        self._scene = 0
+        self._other_scene: tuple[int, _Tracks | None] = (0, None)
 
-    def __call__(self, poses: Poses, time: float) -> TrackedPoses:
+    def __call__(self, poses: Poses, time: float, scene: int = 0) -> TrackedPoses:
         """Tracks the people of the next frame.
 
         Args:
             poses: people of the frame.
             time: timestamp of the frame in seconds, larger than that of the previous frame.
+            scene: number of the scene, as of `SceneDetector`. Tracks do not go from one scene to
+                another; those of the last scene go on if it is resumed.
 
         Raises:
             ValueError: time does not increase, or the number of joints changed.
         """
         if not time > self._time:
             raise ValueError(f"time: expected above {self._time:g} seconds, found {time:g}")
-        tracks = self._tracks
-        restart = tracks is None or time - self._time > self.max_gap
+        restart = self._tracks is None or time - self._time > self.max_gap
+        tracks = self._tracks_of(scene)
         if tracks is None or restart:
             tracks = _Tracks.of(poses[:0], time)
         if tracks.keypoints.shape[1:] != poses.keypoints.shape[1:]:
@@ -213,6 +218,14 @@ class Tracker:
         max_missed = np.where(tracks.ids == UNTRACKED, 0, self.max_missed)
         self._tracks = tracks[tracks.missed <= max_missed]
         return TrackedPoses(poses, ids)
+
+    def _tracks_of(self, scene: int) -> _Tracks | None:
+        """The tracks that a frame of this scene continues."""
+        if scene == self._scene:
+            return self._tracks
+        left, self._other_scene = self._other_scene, (self._scene, self._tracks)
+        self._scene = scene
+        return left[1] if left[0] == scene else None
 
     def _match(
         self, tracks: _Tracks, poses: Poses, usable: np.ndarray, time: float
@@ -260,7 +273,8 @@ class Tracker:
             poses.skeleton.sigmas,
             both.reshape(-1, joints),
         )
-        return (iou(boxes, poses.boxes_xywh, scales) + similarity.reshape(areas.shape)) / 2
+        overlap = iou(boxes[:, None], poses.boxes_xywh, scales[:, None])
+        return (overlap + similarity.reshape(areas.shape)) / 2
 
     def _update_tracks(
         self, tracks: _Tracks, poses: Poses, track_rows: np.ndarray, person: np.ndarray, time: float
@@ -327,25 +341,6 @@ class Tracker:
         ids[rows[order]] = self._next_id + np.arange(len(order))
         self._next_id += len(order)
         return replace(tracks, ids=ids)
-
-
-def iou(boxes_a: np.ndarray, boxes_b: np.ndarray, scales: np.ndarray | float = 1.0) -> np.ndarray:
-    """(P, Q) intersection over union of boxes x, y, width, height; 0 for boxes without area.
-
-    Args:
-        boxes_a: (P, 4).
-        boxes_b: (Q, 4).
-        scales: (P,) factors by which both boxes of a pair are enlarged about their centres.
-    """
-    scales = np.broadcast_to(scales, len(boxes_a))[:, None, None]
-    corners = []
-    for boxes in (boxes_a[:, None], boxes_b[None]):
-        center, half = boxes[..., :2] + boxes[..., 2:] / 2, scales * boxes[..., 2:] / 2
-        corners.append((center - half, center + half))
-    (low_a, high_a), (low_b, high_b) = corners
-    intersection = np.maximum(np.minimum(high_a, high_b) - np.maximum(low_a, low_b), 0).prod(-1)
-    union = (high_a - low_a).prod(-1) + (high_b - low_b).prod(-1) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
 def assign(gains: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

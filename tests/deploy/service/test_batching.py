@@ -196,7 +196,8 @@ def test_full_queue(network):
         response = post(client, image_file())
         assert "all 3 places" in check_error(response, 429, "queue_full")
         assert int(response.headers["retry-after"]) >= 1
-        assert client.get("/healthz").json() == {"status": "ready", "queue": 3}
+        assert client.get("/healthz").json() == {"status": "overloaded", "queue": 3, "uploads": 0}
+        assert client.get("/healthz").status_code == 503
         network.open.set()
         assert [one.result().status_code for one in taken] == [200] * 3
         assert post(client, image_file()).status_code == 200

@@ -148,7 +148,7 @@ def test_skeleton(client):
 def test_health(client):
     response = client.get("/healthz")
     assert response.status_code == 200
-    assert Health.model_validate(response.json()) == Health(status="ready", queue=0)
+    assert Health.model_validate(response.json()) == Health(status="ready", queue=0, uploads=0)
 
 
 def test_unknown_paths_and_methods(client):
@@ -224,6 +224,8 @@ def test_two_applications_have_metrics_of_their_own():
         ("max_pixels", float("nan")),
         ("timeout", float("nan")),
         ("upload_timeout", float("inf")),
+        ("max_uploads", 0),
+        ("decode_timeout", 0),
     ],
 )
 def test_limits_that_are_none(name, value):

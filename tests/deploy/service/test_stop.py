@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
@@ -16,6 +16,7 @@ from service_server import (
     FakeNetwork,
     address,
     check_error,
+    encoded,
     head_of,
     image_file,
     post,
@@ -76,8 +77,9 @@ def send(run, word):
     run.stdin.flush()
 
 
-def queue_length(client):
-    return client.get("/healthz").json()["queue"]
+def active(client):
+    health = client.get("/healthz").json()
+    return health["queue"] + health["uploads"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -90,7 +92,7 @@ def test_active_requests_are_completed(number):
         waiting, uploading = (socket.create_connection(("127.0.0.1", run.port)) for _ in range(2))
         waiting.sendall(head_of(len(data)) + data)
         uploading.sendall(head_of(len(data)) + data[:20])
-        wait_until(lambda: queue_length(client) == 2)
+        wait_until(lambda: active(client) == 2)
         run.send_signal(number)
         time.sleep(0.5)
         with pytest.raises(ConnectionError):
@@ -155,16 +157,58 @@ def test_slow_request_heads(monkeypatch):
             assert b"".join(iter(lambda: one.recv(65536), b"")).count(b"HTTP/1.1") <= 1
 
 
-def test_too_many_connections(monkeypatch):
-    monkeypatch.setattr(server, "MAX_CONNECTIONS", 3)
+@pytest.mark.parametrize("limit", ["MAX_CONNECTIONS", "MAX_CLIENT_CONNECTIONS"])
+def test_too_many_connections(monkeypatch, limit):
+    monkeypatch.setattr(server, limit, 3)
     with served(FakeNetwork()) as client:
+        connections = client.running.server_state.connections
         idle = [socket.create_connection(address(client)) for _ in range(3)]
-        wait_until(lambda: len(client.running.server_state.connections) == 3)
-        check_error(client.get("/healthz"), 503, "too_many_connections")
+        wait_until(lambda: len(connections) == 3)
+        # The oldest one without a request makes room.
+        assert client.get("/healthz").status_code == 200
+        idle[0].settimeout(5)
+        assert idle[0].recv(1) == b""
+        for connection in idle[1:]:
+            connection.sendall(head_of(500))
+        wait_until(lambda: len(client.app.state.service.uploads) == 2)
+        idle.append(socket.create_connection(address(client)))
+        idle[-1].sendall(head_of(500))
+        wait_until(lambda: len(client.app.state.service.uploads) == 3)
+        check_error(httpx.get(f"{client.base_url}/healthz"), 503, "too_many_connections")
         for connection in idle:
             connection.close()
-        wait_until(lambda: not client.running.server_state.connections)
+        wait_until(lambda: len(connections) <= 1)
         assert client.get("/healthz").status_code == 200
+
+
+def test_clients_that_read_nothing_are_disconnected(monkeypatch):
+    monkeypatch.setattr(server, "WRITE_SECONDS", 0.4)
+    with served(FakeNetwork()) as client:
+        with socket.create_connection(address(client)) as deaf:
+            deaf.setblocking(False)
+            request = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 500
+            with pytest.raises(ConnectionError):
+                for _ in range(1000):
+                    with suppress(BlockingIOError):
+                        deaf.send(request)
+                    time.sleep(0.01)
+        wait_until(lambda: not client.running.server_state.connections)
+
+
+def test_damaged_images_write_nothing_into_the_log():
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    with process(sys.executable, "-c", SERVER) as run, httpx.Client(base_url=run.url) as client:
+        for ending in (".png", ".jpg", ".webp", ".bmp", ".tiff"):
+            data = bytearray(encoded(noise, ending))
+            data[len(data) // 2 :: 7] = bytes(len(data[len(data) // 2 :: 7]))
+            post(client, bytes(data))
+            post(client, bytes(data[: len(data) // 2]))
+        with socket.create_connection(("127.0.0.1", run.port)) as connection:
+            connection.sendall(b"no HTTP\r\n\r\n")
+            connection.recv(1000)
+        run.send_signal(signal.SIGTERM)
+        assert run.wait(10) == 0
+        assert (run.stdout.read(), run.stderr.read()) == ("stopped\n", "")
 
 
 def test_nagle_is_disabled():

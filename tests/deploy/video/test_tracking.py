@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from ppose.deploy.video.tracking import UNTRACKED, TrackedPoses, Tracker, assign, iou
+from ppose.deploy.video.tracking import UNTRACKED, TrackedPoses, Tracker, assign
 from ppose.structures import Poses
 from ppose.structures.skeleton import COCO17
 
@@ -245,13 +245,3 @@ def test_assignment_is_optimal(gains):
 def test_assignment_is_not_greedy():
     rows, columns = assign(np.array([[0.9, 0.8], [0.8, 0.1]]))
     assert rows.tolist() == [0, 1] and columns.tolist() == [1, 0]
-
-
-def test_iou():
-    boxes = np.array([[0, 0, 10, 10], [5, 0, 10, 10], [20, 20, 4, 4], [3, 3, 0, 5]], float)
-    table = iou(boxes, boxes)
-    np.testing.assert_allclose(np.diag(table), [1, 1, 1, 0])
-    assert table[0, 1] == pytest.approx(50 / 150)
-    assert table[0, 2] == 0
-    # Scaled by 2: -5..15 and 0..20 in x, -5..15 in y.
-    assert iou(boxes[:1], boxes[1:2], np.array([2.0]))[0, 0] == pytest.approx(300 / 500)

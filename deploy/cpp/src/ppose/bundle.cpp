@@ -63,6 +63,11 @@ Bundle::Bundle(const std::filesystem::path& folder_) : folder(folder_) {
   network.at("stride").integer(codec->stride(), codec->stride());
   postprocess = std::make_unique<Postprocess>(node.at("postprocess"), codec->skeleton().sigmas);
   flip_test = node.at("flip_test").boolean();
+  if (flip_test && !codec->skeleton().can_flip) {
+    node.at("flip_test").expected(
+        "joints with mirrors; export the network again, which finds them in the names, or write "
+        "mirror: none in the codec's skeleton if no joint has a partner");
+  }
   const Node files = network.at("files");
   if (!files.has("onnx")) return;
   const std::vector<Node> names = files.at("onnx").items();

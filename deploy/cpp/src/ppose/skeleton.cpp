@@ -33,14 +33,25 @@ Skeleton::Skeleton(const Node& node) : name(node.at("name").text()) {
     joints.push_back(joint_name);
     sigmas.push_back(joint.at("sigma").number(1e-9, 1e6));
   }
+  bool pairs = false, all_stated = true;
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     const Node other = nodes[i].at("mirror");
-    mirror.push_back(other.is_null() ? i : index_of(other, joints));
+    const bool stated = !other.is_null() && other.text() == "none";
+    mirror.push_back(other.is_null() || stated ? i : index_of(other, joints));
+    pairs = pairs || mirror[i] != i;
+    all_stated = all_stated && stated;
   }
   for (std::size_t i = 0; i < nodes.size(); ++i) {
     if (mirror[mirror[i]] != i)
       nodes[i].at("mirror").expected("a joint whose mirror is this joint");
   }
+  if (node.has("mirror") && !node.at("mirror").is_null()) {
+    if (node.at("mirror").text() != "none" || pairs) {
+      node.at("mirror").expected("none, and no joint with a mirror");
+    }
+    all_stated = true;
+  }
+  can_flip = pairs || all_stated;
   limbs = read_limbs(node.at("limbs"), joints);
 }
 

@@ -18,6 +18,7 @@ struct Skeleton {
   std::vector<double> sigmas;       ///< OKS constants
   std::vector<std::size_t> mirror;  ///< index of the joint on the other side, or the joint's own
   std::vector<Ends> limbs;
+  bool can_flip = false;  ///< whether there are pairs, or all joints are said to have none
 
   Skeleton() = default;
   explicit Skeleton(const Node& node);
