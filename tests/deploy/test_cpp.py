@@ -726,7 +726,11 @@ def _external(location):
 
 def _loop(graph):
     body = onnx.helper.make_graph([], "body", [], [])
-    graph.node.insert(0, onnx.helper.make_node("If", ["x"], [], then_branch=body))
+    graph.node.insert(0, onnx.helper.make_node("If", [graph.input[0].name], [], then_branch=body))
+
+
+def _cycle(graph):
+    graph.node[0].input[0] = graph.node[-1].output[0]
 
 
 def _cut(graph):
@@ -741,6 +745,8 @@ def _cut(graph):
         (lambda graph: setattr(graph.node[0], "domain", "evil"), "the operator 'evil."),
         (lambda graph: setattr(graph.node[0], "op_type", "Loop"), "the operator 'Loop'"),
         (_loop, "graphs in operators"),
+        (_cycle, "is used before it is computed"),
+        (lambda graph: graph.node.append(graph.node[0]), "is computed twice"),
         (_cut, r"weights of \d+ values with \d+ bytes"),
         (lambda graph: graph.initializer.add(data_type=8, dims=[1]), "weights of the type 8"),
         (lambda graph: graph.initializer.add(data_type=1, dims=[2**62]), "a huge shape"),

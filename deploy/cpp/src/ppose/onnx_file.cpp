@@ -141,11 +141,27 @@ void check_attribute(std::string_view attribute) {
   }
 }
 
-/// NodeProto: 4 op_type, 5 attribute, 7 domain.
-void check_node(std::string_view node, const std::set<std::string>& allowed) {
-  std::string kind, domain;
-  Message message(node);
+/// The text of a field of a message; empty if it has none.
+std::string_view text_of(std::string_view bytes, std::uint64_t number) {
+  std::string_view text;
+  Message message(bytes);
   for (Field field; message.next(field);) {
+    if (field.number == number) text = field.bytes;
+  }
+  return text;
+}
+
+using Names = std::set<std::string_view>;
+
+/// NodeProto: 1 input, 2 output, 4 op_type, 5 attribute, 7 domain. Inputs have to be known already:
+/// runtimes may follow a cycle for ever.
+void check_node(std::string_view node, const std::set<std::string>& allowed, Names& known) {
+  std::string kind, domain;
+  Message message(node), outputs(node);
+  for (Field field; message.next(field);) {
+    if (field.number == 1 && !field.bytes.empty() && known.count(field.bytes) == 0) {
+      throw damaged("'" + std::string(field.bytes) + "' is used before it is computed");
+    }
     if (field.number == 4) kind = field.bytes;
     if (field.number == 5) check_attribute(field.bytes);
     if (field.number == 7) domain = field.bytes;
@@ -153,17 +169,30 @@ void check_node(std::string_view node, const std::set<std::string>& allowed) {
   if ((!domain.empty() && domain != "ai.onnx") || allowed.count(kind) == 0) {
     throw refused("the operator '" + domain + (domain.empty() ? "" : ".") + kind + "'");
   }
+  for (Field field; outputs.next(field);) {
+    if (field.number == 2 && !field.bytes.empty() && !known.insert(field.bytes).second) {
+      throw damaged("'" + std::string(field.bytes) + "' is computed twice");
+    }
+  }
 }
 
-/// GraphProto: 1 node, 5 initializer, 15 sparse_initializer.
+/// GraphProto: 1 node, 5 initializer, 11 input, 15 sparse_initializer; TensorProto: 8 name;
+/// ValueInfoProto: 1 name.
 void check_graph(std::string_view graph) {
   std::istringstream names(kOperators);
   const std::set<std::string> allowed{std::istream_iterator<std::string>(names), {}};
-  Message message(graph);
-  for (Field field; message.next(field);) {
-    if (field.number == 1) check_node(field.bytes, allowed);
-    if (field.number == 5) check_tensor(field.bytes);
+  Names known;
+  Message parts(graph), nodes(graph);
+  for (Field field; parts.next(field);) {
+    if (field.number == 5) {
+      check_tensor(field.bytes);
+      known.insert(text_of(field.bytes, 8));
+    }
+    if (field.number == 11) known.insert(text_of(field.bytes, 1));
     if (field.number == 15) throw refused("sparse weights");
+  }
+  for (Field field; nodes.next(field);) {
+    if (field.number == 1) check_node(field.bytes, allowed, known);
   }
 }
 
