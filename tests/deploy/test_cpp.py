@@ -821,6 +821,15 @@ def test_images_that_ask_for_too_much_are_refused(infer, bundle, tmp_path):
         assert re.fullmatch(f"left out: {file}: .*{message}.*", line)
 
 
+def test_libraries_write_nothing_about_damaged_images(infer, bundle, tmp_path):
+    file, data = tmp_path / "damaged.jpg", bytearray((PHOTOS / "pole.jpg").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 9] = b"\xff\xd0\xff\xd3\xff\xd1abc"
+    file.write_bytes(data)
+    made = infer("--model_dir", bundle("quickstart"), "--image_file", file, PHOTOS / "pole.jpg")
+    assert made.returncode == 0
+    assert all(line.startswith("left out: ") for line in made.stderr.splitlines())
+
+
 def test_metadata_of_a_png_is_not_read(infer, bundle, tmp_path):
     file, image = tmp_path / "text.png", read_image(PHOTOS / "pole.jpg")
     _, data = cv2.imencode(".png", image)
