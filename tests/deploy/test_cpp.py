@@ -1,17 +1,22 @@
 """C++ compared with Python: single steps, bundles on photographs, and invalid bundles."""
 
 import fcntl
+import hashlib
+import io
 import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import yaml
 from PIL import Image
@@ -19,6 +24,7 @@ from PIL import Image
 from ppose.codecs.part_layout import SIMPLEPOSE
 from ppose.data.boxes import BoxFile
 from ppose.data.images import list_images, read_image
+from ppose.deploy.backends import operators
 from ppose.deploy.session_runner import load_estimator
 from ppose.experiment import Experiment
 from ppose.export.write_bundle import describe, export_bundle
@@ -607,6 +613,10 @@ def changed(folder, tmp_path, path, value):
         ("quickstart", "codec.size_wh", [10**9, 10**9], "expected an integer in 1..16384"),
         ("quickstart", "codec.size_wh", [97, 128], "multiples of the stride"),
         ("quickstart", "codec.skeleton.joints", [], "at least one joint"),
+        ("quickstart", "codec.skeleton.joints", [{}] * 1001, "expected at most 1000 items"),
+        ("quickstart", "codec.refine", "\x1b[31m\n", "found ' .31m '"),
+        ("quickstart", "crop.padding", 1e308, "expected a number in"),
+        ("quickstart", "network.input", [1025, 128, 96, 3], "expected an integer in -1..1024"),
         ("quickstart", "crop.padding", float("nan"), "crop: padding: expected a number"),
         ("quickstart", "crop.type", "ImageCrop", "crop: 'size' is missing"),
         ("quickstart", "network.size_multiple", 40, "not a multiple of the network's 40"),
@@ -626,7 +636,15 @@ def changed(folder, tmp_path, path, value):
         ("quickstart", "codec.skeleton.joints", UNPAIRED, "flip_test: expected joints with mir"),
         ("quickstart", "codec.skeleton.mirror", "none", "mirror: expected none, and no joint"),
         ("imhn_quickstart", "crop.scales", [], "at least one factor"),
+        ("imhn_quickstart", "crop.scales", [1.0] * 21, "at most 20"),
         ("imhn_quickstart", "crop.size", 10**6, "expected an integer in 1..16384"),
+        (
+            "imhn_quickstart",
+            "crop",
+            {"type": "ImageCrop", "size": 16384, "max_side": 16384, "side": "long"}
+            | {"scales": [1.0], "border": 0},
+            "inputs of 16384x.* are too large",
+        ),
         ("imhn_quickstart", "codec.grouping.samples", 1, "samples: expected an integer"),
         ("imhn_quickstart", "codec.parts.limbs", [["nose", "tail"]], "the name of a joint"),
         ("imhn_quickstart", "codec.parts.joints", ["nose"], "each joint of the skeleton"),
@@ -639,6 +657,7 @@ def test_invalid_description(infer, bundle, tmp_path, config, path, value, messa
     made = infer("--model_dir", folder, "--image_file", PHOTOS / "pole.jpg")
     assert (made.returncode, made.stdout) == (1, ""), made.stderr
     assert re.search(f"^error: .*({message})", made.stderr), made.stderr
+    assert made.stderr.count("\n") == 1
 
 
 def test_flips_without_pairs_have_to_be_stated(infer, bundle, tmp_path):
@@ -655,7 +674,7 @@ def test_flips_without_pairs_have_to_be_stated(infer, bundle, tmp_path):
         ("pose.yml", b"", "expected a mapping with 'form'"),
         ("pose.yml", b"form: [", "not valid YAML"),
         ("pose.yml", b"[" * 100_000, "not valid YAML"),
-        ("pose.yml", b"#" * (17 << 20), "larger than 16777216 bytes"),
+        ("pose.yml", b"#" * (2 << 20), "larger than 1048576 bytes"),
         ("model.onnx", None, "model.onnx: no such file"),
         ("model.onnx", b"", "damaged, or from another export"),
     ],
@@ -681,7 +700,143 @@ def test_file_that_is_not_a_model(infer, bundle, tmp_path):
     folder = changed(folder, tmp_path, "network.sha256", {"model.onnx": digest})
     made = infer("--model_dir", folder, "--image_file", PHOTOS / "pole.jpg")
     assert (made.returncode, made.stdout) == (1, "")
-    assert "cannot load it" in made.stderr
+    assert "damaged, or not an ONNX model" in made.stderr
+
+
+def with_model(folder, tmp_path, edit):
+    """A copy of a bundle with another ONNX model, whose hash is in pose.yml."""
+    model = onnx.load(folder / "model.onnx")
+    edit(model.graph)
+    data = model.SerializeToString()
+    digest = {"model.onnx": hashlib.sha256(data).hexdigest()}
+    copy = changed(folder, tmp_path, "network.sha256", digest)
+    (copy / "model.onnx").write_bytes(data)
+    return copy
+
+
+def _external(location):
+    def edit(graph):
+        weights = max(graph.initializer, key=lambda tensor: len(tensor.raw_data))
+        weights.ClearField("raw_data")
+        weights.data_location = onnx.TensorProto.EXTERNAL
+        weights.external_data.add(key="location", value=location)
+
+    return edit
+
+
+def _loop(graph):
+    body = onnx.helper.make_graph([], "body", [], [])
+    graph.node.insert(0, onnx.helper.make_node("If", [graph.input[0].name], [], then_branch=body))
+
+
+def _cycle(graph):
+    graph.node[0].input[0] = graph.node[-1].output[0]
+
+
+def _cut(graph):
+    graph.initializer[0].raw_data = graph.initializer[0].raw_data[:-1]
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (_external("/etc/passwd"), "weights in another file"),
+        (_external("weights.bin"), "weights in another file"),
+        (lambda graph: setattr(graph.node[0], "domain", "evil"), "the operator 'evil."),
+        (lambda graph: setattr(graph.node[0], "op_type", "Loop"), "the operator 'Loop'"),
+        (_loop, "graphs in operators"),
+        (_cycle, "is used before it is computed"),
+        (lambda graph: graph.node.append(graph.node[0]), "is computed twice"),
+        (_cut, r"weights of \d+ values with \d+ bytes"),
+        (lambda graph: graph.initializer.add(data_type=8, dims=[1]), "weights of the type 8"),
+        (lambda graph: graph.initializer.add(data_type=1, dims=[2**62]), "a huge shape"),
+        (lambda graph: graph.sparse_initializer.add(), "sparse weights"),
+    ],
+)
+def test_models_that_no_export_writes_are_refused(infer, bundle, tmp_path, edit, message):
+    folder = with_model(bundle("quickstart"), tmp_path, edit)
+    made = infer("--model_dir", folder, "--image_file", PHOTOS / "pole.jpg")
+    assert (made.returncode, made.stdout) == (1, "")
+    assert re.fullmatch(f"error: .*model.onnx: .*{message}.*\n", made.stderr)
+
+
+def test_operators_are_those_that_python_allows():
+    source = (SOURCES / "src" / "ppose" / "onnx_file.cpp").read_text()
+    listed = source[source.index("kOperators") : source.index(";", source.index("kOperators"))]
+    names = " ".join(re.findall('"(.*)"', listed)).split()
+    assert set(names) == operators.ONNX - {"If"}
+
+
+def _png(*chunks):
+    data = b"\x89PNG\r\n\x1a\n"
+    for kind, content in chunks:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        data += struct.pack(">I", len(content)) + kind + content + crc
+    return data
+
+
+def _png_header(width, height):
+    return b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+
+
+def _jpeg(**options):
+    file = io.BytesIO()
+    Image.new("L", (500, 500), 128).save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def _many_scans():
+    data = _jpeg(progressive=True)
+    return data[:-2] + data[data.rindex(b"\xff\xda") : -2] * 4000 + b"\xff\xd9"
+
+
+_TIFF = b"II*\0\x08\0\0\0\x02\0" + struct.pack("<HHIIHHII", 256, 4, 1, 99999, 257, 4, 1, 99999)
+
+
+HOSTILE = [
+    (_many_scans(), "too large: a JPEG with more than 100 scans"),
+    (_jpeg().replace(b"\xff\xc0", b"\xff\xc9"), "lossless, hierarchical or arithmetic"),
+    (_jpeg()[:200], "damaged or truncated"),
+    (_png(_png_header(30000, 30000), (b"IDAT", zlib.compress(b"")), (b"IEND", b"")), "30000x"),
+    (_png(_png_header(8, 8), (b"IDAT", bytes(99999))), "more compressed data than its pixels"),
+    (_png((b"IDAT", b"")), "does not start with its header"),
+    (b"RIFF\0\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + b"\xff" * 6, "16777216x16777216"),
+    (b"RIFF\0\0\0\0WEBP", "no image"),
+    (b"BM" + bytes(12) + struct.pack("<Iii", 40, 99999, -99999) + bytes(30), "99999x99999"),
+    (_TIFF, "99999x99999"),
+    (_TIFF[:20], "header ends early"),
+    (b"GIF89a" + bytes(30), "not an image in a known format"),
+]
+
+
+def test_images_that_ask_for_too_much_are_refused(infer, bundle, tmp_path):
+    files = [tmp_path / f"{i}.jpg" for i in range(len(HOSTILE))]
+    for file, (content, _) in zip(files, HOSTILE, strict=True):
+        file.write_bytes(content)
+    made = infer("--model_dir", bundle("quickstart"), "--image_file", *files)
+    assert (made.returncode, made.stdout) == (1, "")
+    *lines, last = made.stderr.splitlines()
+    assert last == "error: no image could be read"
+    for line, file, (_, message) in zip(lines, files, HOSTILE, strict=True):
+        assert re.fullmatch(f"left out: {file}: .*{message}.*", line)
+
+
+def test_libraries_write_nothing_about_damaged_images(infer, bundle, tmp_path):
+    file, data = tmp_path / "damaged.jpg", bytearray((PHOTOS / "pole.jpg").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 9] = b"\xff\xd0\xff\xd3\xff\xd1abc"
+    file.write_bytes(data)
+    made = infer("--model_dir", bundle("quickstart"), "--image_file", file, PHOTOS / "pole.jpg")
+    assert made.returncode == 0
+    assert all(line.startswith("left out: ") for line in made.stderr.splitlines())
+
+
+def test_metadata_of_a_png_is_not_read(infer, bundle, tmp_path):
+    file, image = tmp_path / "text.png", read_image(PHOTOS / "pole.jpg")
+    _, data = cv2.imencode(".png", image)
+    chunk = _png((b"zTXt", b"text\0\0" + zlib.compress(bytes(10**8))))[8:]
+    file.write_bytes(data[:33].tobytes() + chunk + data[33:].tobytes())
+    made = infer("--model_dir", bundle("quickstart"), "--image_file", file)
+    assert (made.returncode, made.stderr) == (0, "")
 
 
 def test_random_changes_of_a_description_do_not_crash(ask, tmp_path):

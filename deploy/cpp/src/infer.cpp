@@ -1,5 +1,8 @@
 // Estimates the poses in images with a bundle and prints them as JSON.
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <charconv>
 #include <exception>
 #include <iostream>
@@ -100,6 +103,32 @@ Arguments parsed(const std::vector<std::string>& words) {
   return arguments;
 }
 
+/// While it lives, nothing is written to stderr: what libraries say about a damaged image.
+class Quiet {
+ public:
+  Quiet() : stderr_(dup(STDERR_FILENO)) {
+    const int nothing = open("/dev/null", O_WRONLY);
+    if (nothing < 0) return;
+    dup2(nothing, STDERR_FILENO);
+    close(nothing);
+  }
+  ~Quiet() {
+    if (stderr_ < 0) return;
+    dup2(stderr_, STDERR_FILENO);
+    close(stderr_);
+  }
+  Quiet(const Quiet&) = delete;
+  Quiet& operator=(const Quiet&) = delete;
+
+ private:
+  int stderr_;
+};
+
+cv::Mat read_quietly(const std::string& file) {
+  const Quiet quiet;
+  return ppose::read_image(file);
+}
+
 void infer(const Arguments& arguments) {
   std::optional<ppose::BoxFile> boxes;
   if (arguments.bbox_file) {
@@ -114,9 +143,9 @@ void infer(const Arguments& arguments) {
   for (const std::string& file : arguments.image_files) {
     cv::Mat image;
     try {
-      image = ppose::read_image(file);
+      image = read_quietly(file);
     } catch (const ppose::Error& error) {
-      std::cerr << "left out: " << error.what() << "\n";
+      std::cerr << "left out: " << ppose::one_line(error.what()) << "\n";
       continue;
     }
     std::optional<ppose::GivenBoxes> given;
@@ -145,12 +174,12 @@ int main(int count, char** words) {
     infer(parsed(given));
     return 0;
   } catch (const UsageError& error) {
-    std::cerr << "error: " << error.what() << "\n" << kUsage;
+    std::cerr << "error: " << ppose::one_line(error.what()) << "\n" << kUsage;
     return 2;
   } catch (const std::bad_alloc&) {
     std::cerr << "error: out of memory\n";
   } catch (const std::exception& error) {
-    std::cerr << "error: " << error.what() << "\n";
+    std::cerr << "error: " << ppose::one_line(error.what()) << "\n";
   }
   return 1;
 }

@@ -4,11 +4,13 @@
 
 #include "ppose/error.hpp"
 #include "ppose/files.hpp"
+#include "ppose/onnx_file.hpp"
 
 namespace ppose {
 namespace {
 
 constexpr const char* kForm = "ppose bundle 1";
+constexpr std::size_t kMostBytes = (std::size_t{1} << 31) - 1;  // of a protobuf message
 
 Node described(const std::filesystem::path& folder) {
   if (!std::filesystem::is_directory(folder)) {
@@ -48,7 +50,7 @@ Bundle::Bundle(const std::filesystem::path& folder_) : folder(folder_) {
   }
   const std::vector<Node> input = network.at("input").items();
   if (input.size() != 4) network.at("input").expected("[N, height, width, 3]");
-  batch = std::max(input[0].integer(-1, 4096), 0);
+  batch = std::max(input[0].integer(-1, 1024), 0);
   if (codec->uses_boxes()) {
     for (const char* part : {"codec", "crop"}) {
       const Node size = node.at(part).at("size_wh");
@@ -75,15 +77,21 @@ Bundle::Bundle(const std::filesystem::path& folder_) : folder(folder_) {
   sha256_ = network.at("sha256").at(file).text();
 }
 
-std::filesystem::path Bundle::model() const {
+std::string Bundle::model() const {
   if (model_.empty()) {
     throw Error(folder.string() + ": the bundle has no ONNX file; export it with --format onnx");
   }
-  if (sha256(model_) != sha256_) {
+  std::string content = read_file(model_, kMostBytes);
+  if (sha256(content) != sha256_) {
     throw Error(model_.string() +
                 ": damaged, or from another export than pose.yml; export the network again");
   }
-  return model_;
+  try {
+    check_onnx(content);
+  } catch (const Error& error) {
+    throw Error(model_.string() + ": " + error.what());
+  }
+  return content;
 }
 
 }  // namespace ppose

@@ -16,8 +16,10 @@ struct Bundle {
   /// supported by this library.
   explicit Bundle(const std::filesystem::path& folder);
 
-  /// The ONNX file, whose hash is checked; `Error` if it is missing or damaged.
-  std::filesystem::path model() const;
+  /// The content of the ONNX file; `Error` if it is missing, has another hash than in `pose.yml`, or
+  /// does not pass `check_onnx`.
+  std::string model() const;
+  const std::filesystem::path& model_file() const { return model_; }
 
   std::filesystem::path folder;
   std::string name;

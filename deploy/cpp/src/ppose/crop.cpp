@@ -48,7 +48,9 @@ class ImageCrop final : public Crop {
     for (const Node& scale : node.at("scales").items()) {
       scales_.push_back(scale.number(kLeast, 1e6));
     }
-    if (scales_.empty()) node.at("scales").expected("at least one factor");
+    if (scales_.empty() || scales_.size() > 20) {
+      node.at("scales").expected("at least one factor and at most 20");
+    }
     std::sort(scales_.begin(), scales_.end(), std::greater<>());
   }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "ppose/error.hpp"
@@ -10,6 +11,8 @@ namespace ppose {
 namespace {
 
 constexpr std::size_t kBatch = 32;  // for models with a dynamic batch size
+constexpr std::int64_t kMostPixels = 1 << 24;     // of an input
+constexpr std::int64_t kMostTogether = 1 << 28;  // of the inputs of a batch
 
 void check(const std::vector<Box>& boxes) {
   for (const Box& box : boxes) {
@@ -19,6 +22,19 @@ void check(const std::vector<Box>& boxes) {
       throw Error(
           "a box needs finite x, y, width, height, with a width and height above 0 and a score "
           "in 0..1");
+    }
+  }
+}
+
+/// Refuses inputs that would need more memory than any network was trained with.
+void check(const std::vector<Region>& regions, std::int64_t batch) {
+  for (const Region& region : regions) {
+    for (const View& view : region) {
+      const std::int64_t pixels = std::int64_t{view.size.width} * view.size.height;
+      if (pixels <= kMostPixels && pixels * batch <= kMostTogether) continue;
+      throw Error("inputs of " + std::to_string(view.size.width) + "x" +
+                  std::to_string(view.size.height) + " pixels in batches of " +
+                  std::to_string(batch) + " are too large; reduce size and max_side of the crop");
     }
   }
 }
@@ -62,7 +78,14 @@ void clear_padding(Maps& maps, Size cells) {
 }  // namespace
 
 Estimator::Estimator(Bundle bundle, int threads)
-    : bundle_(std::move(bundle)), network_(load_network(bundle_.model(), threads)) {}
+    : bundle_(std::move(bundle)) {
+  const std::string onnx = bundle_.model();
+  try {
+    network_ = load_network(onnx, threads);
+  } catch (const Error& error) {
+    throw Error(bundle_.model_file().string() + ": " + error.what());
+  }
+}
 
 Poses Estimator::operator()(const cv::Mat& image, const std::optional<GivenBoxes>& given) {
   CV_Assert(image.type() == CV_8UC3 && !image.empty());
@@ -76,6 +99,7 @@ Poses Estimator::operator()(const cv::Mat& image, const std::optional<GivenBoxes
   check(boxes);
   const std::vector<Region> regions =
       bundle_.crop->regions({image.cols, image.rows}, boxes, bundle_.size_multiple);
+  check(regions, std::max<std::int64_t>(bundle_.batch, 1));
   const std::size_t size = bundle_.batch > 0 ? static_cast<std::size_t>(bundle_.batch) : kBatch;
   std::vector<double> areas;
   for (std::size_t start = 0; start < regions.size(); start += size) {

@@ -4,7 +4,6 @@
 
 #include <array>
 #include <fstream>
-#include <memory>
 #include <vector>
 
 #include "ppose/error.hpp"
@@ -36,20 +35,11 @@ std::string read_file(const std::filesystem::path& path, std::size_t limit) {
   return content;
 }
 
-std::string sha256(const std::filesystem::path& path) {
-  std::ifstream file = opened(path);
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(),
-                                                                        &EVP_MD_CTX_free);
+std::string sha256(const std::string& content) {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int length = 0;
-  bool ok = context && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr);
-  std::vector<char> block(1 << 20);
-  while (ok &&
-         (file.read(block.data(), static_cast<std::streamsize>(block.size())) || file.gcount())) {
-    ok = EVP_DigestUpdate(context.get(), block.data(), static_cast<std::size_t>(file.gcount()));
-  }
-  if (!ok || file.bad() || !EVP_DigestFinal_ex(context.get(), digest.data(), &length)) {
-    throw Error(path.string() + ": cannot be read");
+  if (!EVP_Digest(content.data(), content.size(), digest.data(), &length, EVP_sha256(), nullptr)) {
+    throw Error("SHA-256 is not available");
   }
   std::string text;
   for (unsigned int i = 0; i < length; ++i) {

@@ -70,9 +70,9 @@ struct Grouping::Limb {
 Grouping::Grouping(const Node& node)
     : joint_threshold_(static_cast<float>(node.at("joint_threshold").number(0, 1))),
       limb_threshold_(static_cast<float>(node.at("limb_threshold").number(0, 1))),
-      samples_(node.at("samples").integer(2, 10000)),
+      samples_(node.at("samples").integer(2, 1000)),
       supported_(node.at("supported").number(0, 1)),
-      max_peaks_(static_cast<std::size_t>(node.at("max_peaks").integer(1, 100000))),
+      max_peaks_(static_cast<std::size_t>(node.at("max_peaks").integer(1, 4096))),
       length_ratio_(node.at("length_ratio").number(1e-6, 1e9)),
       tolerance_(node.at("tolerance").number(0, 1)),
       min_joints_(static_cast<std::size_t>(node.at("min_joints").integer(1, 100000))),

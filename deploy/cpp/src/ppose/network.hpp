@@ -1,6 +1,5 @@
 #pragma once
 
-#include <filesystem>
 #include <memory>
 #include <opencv2/core.hpp>
 #include <string>
@@ -31,9 +30,9 @@ class Network {
   virtual std::vector<Maps> run(const Batch& batch) = 0;
 };
 
-/// Loads an ONNX file with the runtime that this library was built for. `threads` is the number of
-/// CPU threads; 0 for the runtime's default. `Error` if the file cannot be loaded.
-std::unique_ptr<Network> load_network(const std::filesystem::path& onnx, int threads);
+/// Loads the content of an ONNX file with the runtime that this library was built for. `threads` is
+/// the number of CPU threads; 0 for the runtime's default. `Error` if it cannot be loaded.
+std::unique_ptr<Network> load_network(const std::string& onnx, int threads);
 
 /// Name and version of the runtime.
 std::string runtime_version();

@@ -28,8 +28,8 @@ Ort::Env environment() {
 
 class OnnxRuntimeNetwork final : public Network {
  public:
-  OnnxRuntimeNetwork(const std::filesystem::path& path, int threads)
-      : session_(environment_, path.c_str(), options(threads)) {
+  OnnxRuntimeNetwork(const std::string& onnx, int threads)
+      : session_(environment_, onnx.data(), onnx.size(), options(threads)) {
     if (session_.GetInputCount() != 1 || session_.GetOutputCount() != 1) {
       throw Error("expected one input and one output");
     }
@@ -73,13 +73,11 @@ class OnnxRuntimeNetwork final : public Network {
 
 }  // namespace
 
-std::unique_ptr<Network> load_network(const std::filesystem::path& onnx, int threads) {
+std::unique_ptr<Network> load_network(const std::string& onnx, int threads) {
   try {
     return std::make_unique<OnnxRuntimeNetwork>(onnx, threads);
   } catch (const Ort::Exception& error) {
-    throw Error(onnx.string() + ": ONNX Runtime cannot load it: " + error.what());
-  } catch (const Error& error) {
-    throw Error(onnx.string() + ": " + error.what());
+    throw Error(std::string("ONNX Runtime cannot load it: ") + error.what());
   }
 }
 

@@ -15,9 +15,9 @@ ov::AnyMap options(int threads) {
 
 class OpenVinoNetwork final : public Network {
  public:
-  OpenVinoNetwork(const std::filesystem::path& path, int threads) {
+  OpenVinoNetwork(const std::string& onnx, int threads) {
     ov::Core core;
-    const auto model = core.read_model(path.string());
+    const auto model = core.read_model(onnx, ov::Tensor());
     if (model->inputs().size() != 1 || model->outputs().size() != 1) {
       throw Error("expected one input and one output");
     }
@@ -47,13 +47,11 @@ class OpenVinoNetwork final : public Network {
 
 }  // namespace
 
-std::unique_ptr<Network> load_network(const std::filesystem::path& onnx, int threads) {
+std::unique_ptr<Network> load_network(const std::string& onnx, int threads) {
   try {
     return std::make_unique<OpenVinoNetwork>(onnx, threads);
   } catch (const ov::Exception& error) {
-    throw Error(onnx.string() + ": OpenVINO cannot load it: " + error.what());
-  } catch (const Error& error) {
-    throw Error(onnx.string() + ": " + error.what());
+    throw Error(std::string("OpenVINO cannot load it: ") + error.what());
   }
 }
 

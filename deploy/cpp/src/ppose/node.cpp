@@ -11,7 +11,8 @@
 namespace ppose {
 namespace {
 
-constexpr std::size_t kLimit = 16 << 20;
+constexpr std::size_t kLimit = 1 << 20;
+constexpr std::size_t kMostItems = 1000;
 constexpr int kLongestSide = 16384;
 
 std::string range(double least, double most) {
@@ -58,6 +59,7 @@ Node Node::at(const std::string& key) const {
 
 std::vector<Node> Node::items() const {
   if (!node_->IsSequence()) expected("a list");
+  if (node_->size() > kMostItems) expected("at most " + std::to_string(kMostItems) + " items");
   std::vector<Node> found;
   for (const YAML::Node& item : *node_) {
     found.push_back({item, place_ + "[" + std::to_string(found.size()) + "]"});
@@ -67,6 +69,7 @@ std::vector<Node> Node::items() const {
 
 std::vector<std::pair<std::string, Node>> Node::entries() const {
   if (!node_->IsMap()) expected("a mapping");
+  if (node_->size() > kMostItems) expected("at most " + std::to_string(kMostItems) + " entries");
   std::vector<std::pair<std::string, Node>> found;
   for (const auto& entry : *node_) {
     if (!entry.first.IsScalar()) expected("a mapping with string keys");
