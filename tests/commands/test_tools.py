@@ -164,8 +164,8 @@ def test_errors_are_one_line_without_a_trace(arguments, message, people):
 def test_config_prints_what_it_resolves(tmp_path):
     import yaml
 
-    out = tool("config", "-c", "configs/hrnet_w48_256x192.yml", "-o", "epochs=7")
+    out = tool("config", "-c", "configs/hrnet_w48_256x192.yml", "-o", "seed=7")
     config = yaml.safe_load(out)
-    assert config["epochs"] == 7
+    assert config["seed"] == 7
     assert config["model"]["backbone"] == {"type": "HRNet", "width": 48}
     assert "${" not in out

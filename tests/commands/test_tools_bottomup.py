@@ -91,7 +91,7 @@ def test_infer_with_the_weights_that_ship(tmp_path):
             ],
             "omit the boxes",
         ),
-        (["train", "-o", "codec.parts=simple"], "codec.parts: no parts are named 'simple'"),
+        (["train", "-o", "codec.parts=simple"], "parts: no parts are named 'simple'"),
         (["train", "-o", "train_dataset={type: CocoDataset, skeleton: coco17}"], "CocoMultiPerson"),
         (["train", "-o", "loss={type: HeatmapMSE}"], "loss: HeatmapMSE is top-down"),
         (
