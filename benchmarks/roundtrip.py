@@ -82,7 +82,7 @@ def scored(
 ) -> dict[str, float | int]:
     """AP and AR in percent, and the numbers of annotated and detected people."""
     metric, postprocess = CocoMetric(), Postprocess(min_joint_score=0.0, oks_nms=None)
-    metric.reset(annotations["categories"][0]["id"])
+    metric.reset([annotations["categories"][0]["id"]])
     for image in annotated_images(annotations):
         keypoints, factors = decode(image)
         boxes = np.zeros((len(keypoints), 4), np.float32)

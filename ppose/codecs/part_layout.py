@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ppose.config import nearest, register, renamed
+from ppose.config.ranges import Index
 from ppose.structures.skeleton import COCO17, Skeleton, named_limbs
 
 
@@ -35,7 +36,7 @@ class PartLayout:
         self,
         skeleton: Skeleton,
         joints: Sequence[str] | None = None,
-        limbs: Sequence[tuple[str | int, str | int]] | None = None,
+        limbs: Sequence[tuple[str | Index, str | Index]] | None = None,
         derived: Mapping[str, Sequence[str]] | None = None,
     ):
         self.skeleton = skeleton

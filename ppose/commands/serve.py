@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import fields
 
 from ppose.commands import arguments
@@ -83,6 +84,6 @@ def run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
 
     pipeline = load_pipeline(args.model_dir, batch_size=max(8, limits.max_batch), **chosen)
     if pipeline.caution:
-        print(pipeline.caution)
+        print(pipeline.caution, file=sys.stderr)  # the first line on stdout is the address
     app = make_app(pipeline, skeleton=pipeline.skeleton, limits=limits, allowed_hosts=allowed_hosts)
     serve(app, args.host, args.port)

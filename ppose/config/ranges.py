@@ -80,6 +80,7 @@ class Length:
 
 Share = Annotated[float, Range(least=0, most=1)]
 Grey = Annotated[int, Range(least=0, most=255)]
+Index = Annotated[int, Range(least=0, most=2**53)]  # or an id
 Side = Annotated[int, Range(least=1, most=8192)]  # pixels
 Size = tuple[Side, Side]
 Count = Annotated[int, Range(least=1, most=10**9)]

@@ -9,13 +9,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ppose.config.ranges import Index
 from ppose.config.registry import nearest
 from ppose.data.coco_json import NO_ID, as_id
 from ppose.data.problems import DataError, Problems
 from ppose.structures.skeleton import Skeleton
 
 Entry = dict[str, Any]
-Wanted = Sequence[str | int] | Literal["all"] | None
+Wanted = Sequence[str | Index] | Literal["all"] | None
 
 
 def choose_categories(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from reprlib import repr as short
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class CocoDataset:
         skeleton: Skeleton,
         bbox_file: str | None = None,
         min_box_score: Share = 0.0,
-        categories: Sequence[str | int] | Literal["all"] | None = None,
+        categories: Wanted = None,
     ):
         self.skeleton = skeleton
         self.min_box_score = min_box_score

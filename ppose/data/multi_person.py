@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 
 from ppose.config import register, renamed
 from ppose.config.ranges import Range
+from ppose.data.categories import Wanted
 from ppose.data.coco import CocoDataset
 from ppose.structures import Sample
 from ppose.structures.skeleton import Skeleton
@@ -50,7 +50,7 @@ class CocoMultiPerson(CocoDataset):
         min_joints: Annotated[int, Range(least=0, most=1000)] = 5,
         min_area: Annotated[float, Range(least=0, most=1e9)] = 1024.0,
         spacing: Annotated[float, Range(least=0, most=1000)] = 0.3,
-        categories: Sequence[str | int] | Literal["all"] | None = None,
+        categories: Wanted = None,
     ):
         self._per_image = per_image
         self._min_joints = min_joints

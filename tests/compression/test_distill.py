@@ -224,7 +224,7 @@ def test_the_network_runs_once_per_step(quickstart, small_run, teacher_of):
         ),
         (("distill.0.teacher=backbone.tr3",), "'backbone.tr3' outputs no map in eval mode"),
         (("distill.0.loss=huber",), "expected one of 'mse', 'target_mse', 'kl'"),
-        (("distill.0.weight=0",), "have to be above 0"),
+        (("distill.0.weight=0",), "expected float above 0"),
         (("distill.0.temperature=2.0",), "temperature is an argument of the loss kl"),
         (
             (

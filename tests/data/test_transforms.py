@@ -182,7 +182,6 @@ def halves(upper, lower, **parts):
         (halves(8, 2), {}, "2 joints with part: lower"),
         (halves(6, 6, left_5="upper"), {}, "'left_5' is in the upper body, but its mirror"),
         (halves(4, 4), {}, r"8 joints, .* min_joints has to be in 0\.\.7, found 8"),
-        (halves(4, 4), {"min_joints": -1}, r"min_joints has to be in 0\.\.7, found -1"),
     ],
 )
 def test_half_body_refuses_what_it_cannot_halve(skeleton, arguments, message):
@@ -190,12 +189,6 @@ def test_half_body_refuses_what_it_cannot_halve(skeleton, arguments, message):
     with pytest.raises(ConfigError, match=f"node: HalfBody: skeleton 'mine'.*{message}"):
         build(node, Transform, "node")
     build(node | {"skeleton": halves(4, 4).node(), "min_joints": 7}, Transform)
-
-
-def test_half_body_after_the_crop_would_do_nothing():
-    sample = BoxCrop(SIZE)(spotted(), np.random.default_rng(0))
-    with pytest.raises(PipelineError, match="HalfBody has to come before the crop"):
-        HalfBody(COCO17, p=1)(sample, np.random.default_rng(0))
 
 
 def test_a_flip_swaps_sides_that_only_the_names_tell():

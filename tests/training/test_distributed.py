@@ -256,7 +256,11 @@ def test_a_process_that_dies_ends_the_job(quickstart, small_run, tmp_path):
 
 
 def test_the_error_of_another_process_is_shown(quickstart, small_run, tmp_path):
-    job = Job(quickstart, [*small_run, "optimizer.lr=1e30"], tmp_path / "logs")
+    job = Job(
+        quickstart,
+        [*small_run, "optimizer={type: SGD, lr: 100}", "loss.scale=1e6"],
+        tmp_path / "logs",
+    )
     output = job.end()
     assert job.process.returncode != 0
     assert "error: step" in output

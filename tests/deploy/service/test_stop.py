@@ -63,7 +63,9 @@ def process(*command, **options):
     try:
         line = run.stdout.readline()
         found = re.match(r"http://127\.0\.0\.1:(\d+) ", line)
-        assert found, line + run.stderr.read()
+        if not found:
+            run.kill()
+            pytest.fail(line + run.stderr.read())
         run.port = int(found[1])
         run.url = f"http://127.0.0.1:{run.port}"
         yield run
@@ -249,6 +251,7 @@ def test_serve_a_bundle(tmp_path):
             too_large = client.post("/pose", files={"image": bytes(100_001)})
         run.send_signal(signal.SIGTERM)
         assert run.wait(10) == 0
+        assert "drawn people only" in run.stderr.read()
     expected = experiment.estimator()(file).to_dict()["people"]
     np.testing.assert_allclose(
         [one["keypoints"] for one in found], [one["keypoints"] for one in expected], atol=0.05
