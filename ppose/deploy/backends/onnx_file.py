@@ -20,12 +20,13 @@ _BITS = {
     **{1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64},
     **{15: 128, 16: 16, 17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4},
 }
-_FLOAT16 = 10
+_FLOAT32, _FLOAT16 = 1, 10
 # Fields with values, other than raw_data, that are numbers: field → bytes of a value, 0 for
 # varints.
 _NUMBERS = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _EXTERNAL = 1  # DataLocation
 _MAX_DEPTH = 8  # of graphs in operators
+_SCALES = {"Resize": 2, "Upsample": 1}  # which input has the scales
 _LONGEST_NAME = 255  # bytes of a file name
 _ADVICE = "copy or export the model again"
 
@@ -91,6 +92,8 @@ class _Reader:
         if depth > _MAX_DEPTH:
             raise ValueError(f"graphs in graphs, more than {_MAX_DEPTH} deep")
         made: set[str] = set()
+        scales: set[str] = set()  # names
+        constants: dict[str, float] = {}  # the first value
         for number, part in protobuf.fields(graph):
             if isinstance(part, int):
                 continue
@@ -98,15 +101,25 @@ class _Reader:
             if number == 1:
                 self._node(part, depth)
                 names = [str(name, "utf-8") for name in protobuf.messages(part, 2) if len(name)]
+                inputs = [str(name, "utf-8") for name in protobuf.messages(part, 1)]
+                place = _SCALES.get(protobuf.text(part, 4))
+                scales.update(inputs[place : place + 1] if place else ())
+                for attribute in protobuf.messages(part, 5):
+                    for tensor in protobuf.messages(attribute, 5):
+                        constants.update((name, _first_float(tensor)) for name in names)
             elif number == 5:
                 self._tensor(part)
                 names = [protobuf.text(part, 8)]
+                constants[names[0]] = _first_float(part)
             elif number == 15:
                 raise OperatorError("refused: it has sparse weights; export it with dense ones")
             # OpenVINO takes them, and crashes in a later model of the process.
             if twice := [name for name in names if name in made]:
                 raise ValueError(f"it makes {twice[0][:50]!r} twice")
             made.update(names)
+        # The same of a scale of the batch that is not 1.
+        if any(not constants.get(name, 1.0) == 1.0 for name in scales):
+            raise ValueError("it resizes along the batch")
 
     def _node(self, node: memoryview, depth: int) -> None:
         """NodeProto: 4 op_type, 5 attribute, 7 domain; AttributeProto: 5 t, 6 g, 10 tensors,
@@ -180,6 +193,15 @@ class _Reader:
         if size != expected or not 0 <= offset <= file.stat().st_size - size:
             raise ValueError(f"weights beyond the end of {name!r}, or of another size"[:200])
         self.weight_files.add(name)
+
+
+def _first_float(tensor: memoryview) -> float:
+    """The first value of float32 (TensorProto: 4 float_data, 9 raw_data); 1 without any."""
+    if protobuf.integer(tensor, 2, 0) == _FLOAT32:
+        for number, value in protobuf.fields(tensor):
+            if number in (4, 9) and isinstance(value, memoryview) and len(value) >= 4:
+                return float(np.frombuffer(value[:4], "<f4")[0])
+    return 1.0
 
 
 def _counts(tensor: memoryview) -> Iterator[int]:

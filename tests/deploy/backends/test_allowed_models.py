@@ -11,7 +11,7 @@ import onnx
 import pytest
 import tiny_two_input_model as two
 import yaml
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from paddle.base.proto import framework_pb2
 
 from ppose.deploy.backends import paddle_trial, protobuf
@@ -170,9 +170,21 @@ def _hidden(model):
     model.graph.node.append(node)
 
 
+def _resized_batch(model, constant=False):
+    """OpenVINO takes it, and crashes in a later model of the process."""
+    [scales] = [tensor for tensor in model.graph.initializer if tensor.name == "double"]
+    changed = np.array([1.0000285, 1, 2, 2], np.float32)
+    scales.CopyFrom(numpy_helper.from_array(changed, "double"))
+    if constant:
+        model.graph.initializer.remove(scales)
+        model.graph.node.insert(0, helper.make_node("Constant", [], ["double"], value=scales))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (_resized_batch, "it resizes along the batch"),
+        (lambda m: _resized_batch(m, constant=True), "it resizes along the batch"),
         (lambda m: setattr(m.graph.node[4], "domain", "custom"), "the operator 'custom.Relu'"),
         (lambda m: setattr(m.graph.node[4], "op_type", "EPContext"), "the operator 'EPContext'"),
         (_loop, "the operator 'Loop'"),
