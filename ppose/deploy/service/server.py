@@ -26,6 +26,8 @@ MAX_CLIENT_CONNECTIONS = 128
 _MAX_HEAD = 16_384  # bytes
 # Bytes that are parsed at once, while others wait for so many seconds.
 _READ_SIZES, _READ_SECONDS = (512, 16_384), 0.005
+# A connection that took longer reads nothing for so many times as long.
+_PAUSES = 10
 _BACKLOG = 256
 
 
@@ -55,7 +57,12 @@ class _Protocol(H11Protocol):
         super().data_received(data)
         took = self.loop.time() - started
         # Bodies in chunks of one byte take a thousand times as long as others.
-        self._set_read_size(self._read_size // 2 if took > _READ_SECONDS else 2 * self._read_size)
+        if took > _READ_SECONDS:
+            self._set_read_size(self._read_size // 2)
+            self.transport.pause_reading()
+            self.loop.call_later(_PAUSES * took, self._read_on)
+        else:
+            self._set_read_size(2 * self._read_size)
         if self._is_pipelining:
             # No browser does that; who does it may have thousands of requests answered unread.
             self.cycle.keep_alive = False
@@ -66,6 +73,10 @@ class _Protocol(H11Protocol):
         """Whether a request has come before the response to the one before it."""
         busy = self.cycle is not None and not self.cycle.response_complete
         return busy and self.conn.their_state is h11.DONE and bool(self.conn.trailing_data[0])
+
+    def _read_on(self) -> None:
+        if not self.flow.read_paused and not self.transport.is_closing():
+            self.transport.resume_reading()
 
     def _set_read_size(self, size: int) -> None:
         self._read_size = min(max(size, _READ_SIZES[0]), _READ_SIZES[1])

@@ -26,6 +26,7 @@ from service_server import (
 )
 
 from ppose.data.images import read_image
+from ppose.deploy.service import server
 
 LIMITS = {"max_bytes": 100_000, "max_pixels": 250_000, "upload_timeout": 0.5}
 
@@ -372,3 +373,21 @@ def test_content_length_with_transfer_encoding(client):
         answer = b"".join(iter(lambda: connection.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 400 ") and b'"framing"' in answer
     assert answer.count(b"HTTP/1.1") == 1
+
+
+def test_a_connection_that_takes_long_to_parse_reads_little_and_pauses(monkeypatch):
+    monkeypatch.setattr(server, "_READ_SECONDS", -1.0)  # as if each read took too long
+    sizes = []
+    read_on = server._Protocol._read_on
+
+    def counted(protocol):
+        sizes.append(protocol._read_size)
+        read_on(protocol)
+
+    monkeypatch.setattr(server._Protocol, "_read_on", counted)
+    data = image_file()
+    chunks = (data[at : at + 1] for at in range(len(data)))
+    with served(FakeNetwork()) as client:
+        found = client.post("/pose", content=chunks, headers={"Content-Type": "image/png"})
+    assert found.status_code == 200
+    assert sizes and sizes[0] == server._READ_SIZES[1] // 2
