@@ -26,6 +26,9 @@ _FLOAT32, _FLOAT16 = 1, 10
 _NUMBERS = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}
 _EXTERNAL = 1  # DataLocation
 _MAX_DEPTH = 8  # of graphs in operators
+# Attributes of windows that slide, and their largest value.
+_WINDOW = {"pads", "strides", "dilations", "kernel_shape", "output_padding", "group"}
+_MAX_WINDOW = 1 << 16
 _SCALES = {"Resize": 2, "Upsample": 1}  # which input has the scales
 _LONGEST_NAME = 255  # bytes of a file name
 _ADVICE = "copy or export the model again"
@@ -122,8 +125,8 @@ class _Reader:
             raise ValueError("it resizes along the batch")
 
     def _node(self, node: memoryview, depth: int) -> None:
-        """NodeProto: 4 op_type, 5 attribute, 7 domain; AttributeProto: 5 t, 6 g, 10 tensors,
-        11 graphs."""
+        """NodeProto: 4 op_type, 5 attribute, 7 domain; AttributeProto: 1 name, 3 i, 5 t, 6 g,
+        8 ints, 10 tensors, 11 graphs."""
         kind = protobuf.text(node, 4)
         domain = protobuf.single(node, 7) or b""
         if isinstance(domain, int):
@@ -134,6 +137,10 @@ class _Reader:
         check_operators([kind], ONNX)
         self.op_types.add(kind)
         for attribute in protobuf.messages(node, 5):
+            if ("Conv" in kind or "Pool" in kind) and protobuf.text(attribute, 1) in _WINDOW:
+                values = protobuf.integers(attribute, 3) + protobuf.integers(attribute, 8)
+                if not all(0 <= value <= _MAX_WINDOW for value in values):
+                    raise ValueError(f"{kind} with values such as {max(values, key=abs)}")
             for number, part in protobuf.fields(attribute):
                 if isinstance(part, int):
                     continue

@@ -183,6 +183,10 @@ def _resized_batch(model, constant=False):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            lambda m: m.graph.node[3].attribute[0].ints.__setitem__(2, -(2**63)),
+            "Conv with values such as -9223372036854775808",
+        ),
         (_resized_batch, "it resizes along the batch"),
         (lambda m: _resized_batch(m, constant=True), "it resizes along the batch"),
         (lambda m: setattr(m.graph.node[4], "domain", "custom"), "the operator 'custom.Relu'"),
