@@ -6,7 +6,7 @@ _LONGEST = 2000  # characters of a message
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""The text with escapes such as \x1b or \udce9 for characters that are no print.
+    r"""The text with escapes such as \x1b or \udce9 for characters that cannot be printed.
 
     Those are control characters, with which a file name could move the cursor or colour the
     terminal, and the surrogates for bytes of a name that is not UTF-8, which cannot be encoded.

@@ -130,7 +130,7 @@ class _Reader:
         kind = protobuf.text(node, 4)
         domain = protobuf.single(node, 7) or b""
         if isinstance(domain, int):
-            raise ValueError("a domain that is no text")
+            raise ValueError("a domain that is not text")
         name = str(domain, "utf-8")
         if name not in ("", "ai.onnx"):
             raise OperatorError.of([f"{name}.{kind}"])

@@ -234,7 +234,7 @@ def _check_blocks(blocks: list[_Block]) -> None:
         (i, op, b) for i, block in enumerate(blocks) for op in block.operators for b in op.blocks
     ]
     if any(op.kind not in PADDLE_BRANCHES for _, op, _ in runs):
-        raise ValueError("an operator that is no branch has a block")
+        raise ValueError("an operator that is not a branch has a block")
     if any(not i < b < len(blocks) or blocks[b].parent != i for i, _, b in runs):
         raise ValueError("a block that is not below the block that runs it")
     if len({b for _, _, b in runs}) < len(runs):
